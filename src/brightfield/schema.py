@@ -1,0 +1,364 @@
+"""Every name that reaches a file: label codes, table columns with dtype, unit and description, file names, terms.
+
+Nothing else in the project spells these. `tables.py` reads and writes the tables; the reference page of the docs is generated from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag, StrEnum
+from pathlib import Path
+
+import pyarrow as pa
+
+# --------------------------------------------------------------------------------------------------------------- label codes
+
+
+class Label(IntEnum):
+    """Codes of the semantic label (uint8)."""
+
+    BACKGROUND = 0
+    SOMA = 1
+    AXON = 2
+    BASAL_DENDRITE = 3
+    APICAL_DENDRITE = 4
+    UNKNOWN = 255
+
+
+class Reason(IntFlag):
+    """Why a voxel is UNKNOWN: the bits of the parallel uint8 mask."""
+
+    RIM = 1
+    UNEXPLAINED = 2
+    MARKER = 4
+    BAD_PLANE = 8
+    MISREGISTERED = 16
+    SOMA_UNCERTAIN = 32
+    NOT_DOWNLOADED = 64
+
+
+NEURITE_LABELS = (Label.SOMA, Label.AXON, Label.BASAL_DENDRITE, Label.APICAL_DENDRITE)
+
+LABEL_COLOURS_RGB: dict[Label, tuple[int, int, int]] = {
+    Label.BACKGROUND: (0, 0, 0),
+    Label.SOMA: (230, 159, 0),
+    Label.AXON: (0, 114, 178),
+    Label.BASAL_DENDRITE: (213, 94, 0),
+    Label.APICAL_DENDRITE: (204, 121, 167),
+    Label.UNKNOWN: (128, 128, 128),
+}
+"""Okabe and Ito's palette: told apart by colour-blind readers too."""
+
+
+class MarkerKind(IntEnum):
+    """The `name` field of a marker file."""
+
+    CUT_DENDRITE = 10
+    UNTRACED_AXON = 20
+    SOMA_SURFACE = 30
+
+
+class Split(StrEnum):
+    """The side a cell is on."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+    EXCLUDED = "excluded"
+
+
+class Severity(StrEnum):
+    """How bad a finding is; ERROR stops a release."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something worth knowing about the data: what, how bad, where, and what to do."""
+
+    severity: Severity
+    check: str
+    message: str
+    specimen_id: int | None = None
+    remedy: str = ""
+
+
+# --------------------------------------------------------------------------------------------------------------------- terms
+
+LICENSE_NAME = "Allen Institute Terms of Use (non-commercial research, citation mandatory)"
+LICENSE_URL = "https://alleninstitute.org/terms-of-use/"
+CITATION = (
+    "(c) Allen Institute for Brain Science. Allen Cell Types Database. celltypes.brain-map.org; "
+    "Gouwens et al. 2019, doi:10.1038/s41593-019-0417-0 (mouse); Berg et al. 2021, doi:10.1038/s41586-021-03813-8 (human)"
+)
+
+# -------------------------------------------------------------------------------------------------------------- file names
+
+DATA_DIR = Path("data")
+REPORTS_DIR = Path("reports")
+PARAMS_FILE = Path("params.yaml")
+SKELETONS_DIR = DATA_DIR / "skeletons"
+IMAGES_DIR = DATA_DIR / "images"
+LABELS_DIR = DATA_DIR / "labels"
+CROISSANT_FILE = DATA_DIR / "croissant.json"
+CARD_FILE = DATA_DIR / "README.md"
+REPORT_FILE = REPORTS_DIR / "report.html"
+METRICS_FILE = REPORTS_DIR / "metrics.json"
+PLOTS_DIR = REPORTS_DIR / "plots"
+
+
+def skeleton_file(specimen_id: int) -> Path:
+    """The SWC of one cell, the source's bytes."""
+    return SKELETONS_DIR / f"{specimen_id}.swc"
+
+
+def marker_file(specimen_id: int) -> Path:
+    """The marker file of one cell, the source's bytes; may be absent."""
+    return SKELETONS_DIR / f"{specimen_id}.marker"
+
+
+def image_store(specimen_id: int) -> Path:
+    """The OME-Zarr image of one cell."""
+    return IMAGES_DIR / f"{specimen_id}.zarr"
+
+
+def label_store(specimen_id: int) -> Path:
+    """The OME-Zarr labels of one cell."""
+    return LABELS_DIR / f"{specimen_id}.zarr"
+
+
+REASON_GROUP = "reason"
+"""Sub-group of a label store that holds the `Reason` bits, with the same levels as the labels."""
+
+# ------------------------------------------------------------------------------------------------------------------- tables
+
+_INT, _SMALL, _FLOAT, _TEXT, _BOOL = pa.int64(), pa.int32(), pa.float64(), pa.string(), pa.bool_()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: name, Arrow type, unit ("" where it has none) and what it says."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    description: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One parquet file: where it lies, which columns, and the key that orders its rows (and is unique)."""
+
+    name: str
+    path: Path
+    description: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names, in order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema, with unit and description in each field's metadata."""
+        fields = [pa.field(c.name, c.type, c.nullable, metadata={"unit": c.unit, "description": c.description}) for c in self.columns]
+        return pa.schema(fields, metadata={"table": self.name, "description": self.description})
+
+
+_SPECIMEN = Column("specimen_id", _INT, "", "Allen specimen id (or the number of a cell of your own): names the cell everywhere")
+
+CELLS = Table(
+    "cells",
+    DATA_DIR / "cells.parquet",
+    "Every cell that the source knows, selected or not.",
+    ("specimen_id",),
+    (
+        _SPECIMEN,
+        Column("name", _TEXT, "", "Specimen name as the source gives it"),
+        Column("donor_id", _INT, "", "Animal (or patient) the cell was taken from: the unit of leakage"),
+        Column("species", _TEXT, "", "Mus musculus or Homo Sapiens, as the source spells it"),
+        Column("line", _TEXT, "", "Transgenic driver line", nullable=True),
+        Column("reporter", _TEXT, "", "Reporter status", nullable=True),
+        Column("structure", _TEXT, "", "Acronym of the parent brain structure", nullable=True),
+        Column("layer", _TEXT, "", "Cortical layer, as text (2/3, 6a)", nullable=True),
+        Column("hemisphere", _TEXT, "", "left or right", nullable=True),
+        Column("dendrite_type", _TEXT, "", "spiny, aspiny or sparsely spiny", nullable=True),
+        Column("apical", _TEXT, "", "State of the apical dendrite", nullable=True),
+        Column("normalized_depth", _FLOAT, "1", "Depth of the soma between pia (0) and white matter (1)", nullable=True),
+        Column("soma_x_um", _FLOAT, "um", "Soma in the common coordinate framework, x", nullable=True),
+        Column("soma_y_um", _FLOAT, "um", "Soma in the common coordinate framework, y", nullable=True),
+        Column("soma_z_um", _FLOAT, "um", "Soma in the common coordinate framework, z", nullable=True),
+        Column("reconstruction_id", _INT, "", "The reconstruction that was chosen (not superseded)", nullable=True),
+        Column("reconstruction_type", _TEXT, "", "full or dendrite-only", nullable=True),
+        Column("swc_file_id", _INT, "", "Well-known file of the SWC", nullable=True),
+        Column("swc_url", _TEXT, "", "Where the SWC is fetched from, relative to the source's base URL", nullable=True),
+        Column("marker_file_id", _INT, "", "Well-known file of the markers", nullable=True),
+        Column("marker_url", _TEXT, "", "Where the markers are fetched from, relative to the source's base URL", nullable=True),
+        Column("image_series_id", _INT, "", "The data set that holds the z-stack", nullable=True),
+        Column("projection_id", _INT, "", "SubImage of the minimum projection along z", nullable=True),
+        Column("n_planes", _SMALL, "planes", "Planes of the stack, first to last section, gaps included", nullable=True),
+        Column("n_planes_missing", _SMALL, "planes", "Planes within the stack that are absent or failed", nullable=True),
+        Column("width_px", _SMALL, "px", "Width of the full-resolution stack", nullable=True),
+        Column("height_px", _SMALL, "px", "Height of the full-resolution stack", nullable=True),
+        Column("pixel_um", _FLOAT, "um", "Pixel size of the full-resolution stack", nullable=True),
+        Column("plane_um", _FLOAT, "um", "Spacing of the planes", nullable=True),
+        Column("bytes_full_est", _INT, "bytes", "The whole stack at full resolution, uncompressed (8 bit)", nullable=True),
+        Column(
+            "bytes_planned_est", _INT, "bytes", "The pixels that the configuration asks for, uncompressed, before tiling", nullable=True
+        ),
+        Column("selected", _BOOL, "", "Whether the dataset takes this cell"),
+        Column("reason", _TEXT, "", "Why the cell is not taken; null where it is", nullable=True),
+    ),
+)
+
+PLANES = Table(
+    "planes",
+    DATA_DIR / "planes.parquet",
+    "The z planes of every selected cell; a gap in the sections is a missing plane, never a shift.",
+    ("specimen_id", "plane"),
+    (
+        _SPECIMEN,
+        Column("plane", _SMALL, "planes", "Index in the stack: section number minus the smallest one"),
+        Column("sub_image_id", _INT, "", "SubImage id of the plane; null where the plane is missing", nullable=True),
+        Column("section_number", _SMALL, "", "Section number as the source gives it"),
+        Column("usable", _BOOL, "", "Whether pixels can be had"),
+        Column("reason", _TEXT, "", "Why not; null where they can", nullable=True),
+    ),
+)
+
+TILES = Table(
+    "tiles",
+    DATA_DIR / "tiles.parquet",
+    "The ledger of the download: every tile that was planned, in voxels of the downloaded grid, and what came.",
+    ("specimen_id", "z", "y0", "x0"),
+    (
+        _SPECIMEN,
+        Column("z", _SMALL, "voxels", "Plane of the downloaded grid"),
+        Column("y0", _SMALL, "voxels", "First row"),
+        Column("y1", _SMALL, "voxels", "Row after the last"),
+        Column("x0", _SMALL, "voxels", "First column"),
+        Column("x1", _SMALL, "voxels", "Column after the last"),
+        Column("kind", _TEXT, "", "skeleton, background, box or full: why the tile was planned"),
+        Column("state", _TEXT, "", "ok, or missing where pixels could not be had"),
+        Column("bytes", _INT, "bytes", "Uncompressed size of the tile"),
+        Column("sha256", _TEXT, "", "Hash of the decoded pixels, row by row; null where missing", nullable=True),
+        Column("reason", _TEXT, "", "Why the tile is missing; null where it came", nullable=True),
+    ),
+)
+
+ALIGNMENT = Table(
+    "alignment",
+    DATA_DIR / "alignment.parquet",
+    "Is the skeleton on its stain? One row per unbranched stretch of every cell.",
+    ("specimen_id", "stretch"),
+    (
+        _SPECIMEN,
+        Column("stretch", _SMALL, "", "Number of the stretch within the cell, in node order"),
+        Column("label", _SMALL, "", "Label code of the stretch (soma, axon, basal, apical)"),
+        Column("length_um", _FLOAT, "um", "Path length of the stretch"),
+        Column("n_samples", _SMALL, "", "Samples along the stretch that lie in downloaded pixels"),
+        Column("d_prime", _FLOAT, "1", "(mean absorbance inside - mean in the ring) / standard deviation of the ring", nullable=True),
+        Column("shift_um", _FLOAT, "um", "Sideways shift of the strongest stain", nullable=True),
+        Column("shift_z_um", _FLOAT, "um", "Axial shift of the strongest stain", nullable=True),
+        Column("coverage", _FLOAT, "1", "Share of samples that are individually darker than their ring", nullable=True),
+        Column("verdict", _TEXT, "", "ON, ALONGSIDE, NOT ON or NO DATA"),
+    ),
+)
+
+ALIGNMENT_CELLS = Table(
+    "alignment_cells",
+    DATA_DIR / "alignment_cells.parquet",
+    "Alignment per cell: contrast, the global transform test, the grade.",
+    ("specimen_id",),
+    (
+        _SPECIMEN,
+        Column("d_prime", _FLOAT, "1", "Contrast of the whole arbor at the given position", nullable=True),
+        Column("d_prime_dendrite", _FLOAT, "1", "The same for dendrites", nullable=True),
+        Column("d_prime_axon", _FLOAT, "1", "The same for the axon", nullable=True),
+        Column("best_transform", _TEXT, "", "identity, or the flip, z scale or shift that fits better"),
+        Column("identity_score", _FLOAT, "1", "d' of the identity in the transform test", nullable=True),
+        Column("best_score", _FLOAT, "1", "d' of the best transform", nullable=True),
+        Column("shift_y_um", _FLOAT, "um", "Rigid shift in y that fits best", nullable=True),
+        Column("shift_x_um", _FLOAT, "um", "Rigid shift in x that fits best", nullable=True),
+        Column("shift_z_um", _FLOAT, "um", "Rigid shift in z that fits best", nullable=True),
+        Column("share_on", _FLOAT, "1", "Share of path length with verdict ON", nullable=True),
+        Column("grade", _TEXT, "", "A, B, C or rejected"),
+        Column("reason", _TEXT, "", "Why the cell is rejected; null where it is not", nullable=True),
+    ),
+)
+
+SPLITS = Table(
+    "splits",
+    DATA_DIR / "splits.parquet",
+    "Which side every cell is on; cells of one group are never parted.",
+    ("specimen_id",),
+    (
+        _SPECIMEN,
+        Column("group_id", _TEXT, "", "Leakage group: connected through donor, image series or SWC bytes"),
+        Column("split", _TEXT, "", "train, val, test or excluded"),
+        Column("fold", _SMALL, "", "Cross-validation fold of train and val cells; null elsewhere", nullable=True),
+        Column("reason", _TEXT, "", "Why the cell is excluded; null where it is not", nullable=True),
+    ),
+)
+
+_LABEL_NAMES = {Label.SOMA: "soma", Label.AXON: "axon", Label.BASAL_DENDRITE: "basal", Label.APICAL_DENDRITE: "apical"}
+
+MANIFEST = Table(
+    "manifest",
+    DATA_DIR / "manifest.parquet",
+    "One row per cell of the dataset: everything above joined, with paths, hashes, label statistics and terms.",
+    ("specimen_id",),
+    (
+        *(c for c in CELLS.columns if c.name not in ("selected", "reason")),
+        *(c for c in SPLITS.columns if c.name != "specimen_id"),
+        Column("alignment_grade", _TEXT, "", "A, B, C or rejected", nullable=True),
+        Column("alignment_d_prime", _FLOAT, "1", "Contrast of the whole arbor at the given position", nullable=True),
+        Column("skeleton_path", _TEXT, "", "SWC, relative to the repository", nullable=True),
+        Column("skeleton_sha256", _TEXT, "", "Hash of the SWC's bytes", nullable=True),
+        Column("marker_path", _TEXT, "", "Marker file, relative to the repository", nullable=True),
+        Column("marker_sha256", _TEXT, "", "Hash of the marker file's bytes", nullable=True),
+        Column("image_path", _TEXT, "", "OME-Zarr of the image, relative to the repository", nullable=True),
+        Column("image_sha256", _TEXT, "", "Hash over the sorted (file, sha256) list of the image store", nullable=True),
+        Column("image_bytes", _INT, "bytes", "Size of the image store on disk", nullable=True),
+        Column("label_path", _TEXT, "", "OME-Zarr of the labels, relative to the repository", nullable=True),
+        Column("label_sha256", _TEXT, "", "Hash over the sorted (file, sha256) list of the label store", nullable=True),
+        Column("label_bytes", _INT, "bytes", "Size of the label store on disk", nullable=True),
+        Column("label_kind", _TEXT, "", "inside, semantic, centerline or distance", nullable=True),
+        Column("shape_z", _SMALL, "voxels", "Planes of the downloaded grid", nullable=True),
+        Column("shape_y", _SMALL, "voxels", "Rows of the downloaded grid", nullable=True),
+        Column("shape_x", _SMALL, "voxels", "Columns of the downloaded grid", nullable=True),
+        Column("voxel_z_um", _FLOAT, "um", "Voxel size in z", nullable=True),
+        Column("voxel_y_um", _FLOAT, "um", "Voxel size in y", nullable=True),
+        Column("voxel_x_um", _FLOAT, "um", "Voxel size in x", nullable=True),
+        Column("n_nodes", _SMALL, "nodes", "Nodes of the skeleton", nullable=True),
+        Column("n_trees", _SMALL, "", "Trees (roots) of the skeleton", nullable=True),
+        *(Column(f"path_{name}_um", _FLOAT, "um", f"Path length of class {name}", nullable=True) for name in _LABEL_NAMES.values()),
+        *(Column(f"voxels_{name}", _INT, "voxels", f"Voxels labelled {name}", nullable=True) for name in _LABEL_NAMES.values()),
+        Column("voxels_unknown", _INT, "voxels", "Voxels labelled unknown near the arbor or in downloaded pixels", nullable=True),
+        Column(
+            "ignored_share_5um",
+            _FLOAT,
+            "1",
+            "Share of unknown voxels within 5 um of the arbor, tube voxels counted as known",
+            nullable=True,
+        ),
+        *(
+            Column(f"absent_{name}", _TEXT, "", f"What a voxel not labelled {name} means: absent or unknown", nullable=True)
+            for name in _LABEL_NAMES.values()
+        ),
+        Column("license", _TEXT, "", "Terms the cell's data is under"),
+        Column("license_url", _TEXT, "", "Where the terms are"),
+        Column("citation", _TEXT, "", "How to cite"),
+        Column("source_url", _TEXT, "", "Base URL of the source the cell came from"),
+        Column("config_sha256", _TEXT, "", "Hash of the configuration that decides the data"),
+        Column("code_version", _TEXT, "", "Version of brightfield that built the row"),
+    ),
+)
+
+TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, ALIGNMENT, ALIGNMENT_CELLS, SPLITS, MANIFEST)

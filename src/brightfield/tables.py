@@ -1,0 +1,76 @@
+"""Parquet in and out, by the contracts in `schema.py`: same rows, same bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from brightfield.errors import TableError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brightfield.schema import Table
+
+
+def write_table(table: Table, frame: pd.DataFrame, root: Path) -> Path:
+    """Write `frame` as `table` below `root`, atomically, rows ordered by key, columns as the contract has them.
+
+    Raises TableError for a missing or extra column, a value that does not fit its type, a null where none may be, or a key that repeats.
+    """
+    target = root / table.path
+    arrow = _conform(table, frame, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    pq.write_table(arrow, partial, compression="zstd", compression_level=9, store_schema=True, write_statistics=True)
+    os.replace(partial, target)
+    return target
+
+
+def read_table(table: Table, root: Path, *, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read `table` below `root` as a pandas frame with nullable dtypes (an absent integer is NA, never a float).
+
+    Raises TableError when the file is absent or its columns are not the contract's.
+    """
+    path = root / table.path
+    if not path.is_file():
+        raise TableError(f"the {table.name} table is not there; build it with `dvc repro` or fetch it with `dvc pull`", path=path)
+    found = pq.read_schema(path)
+    if not found.equals(table.arrow_schema, check_metadata=False):
+        missing = sorted(set(table.column_names) ^ set(found.names))
+        raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
+    frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
+def _conform(table: Table, frame: pd.DataFrame, target: Path) -> pa.Table:
+    names = list(table.column_names)
+    if set(frame.columns) != set(names):
+        raise TableError(f"{table.name} needs other columns: {sorted(set(frame.columns) ^ set(names))}", path=target)
+    try:
+        arrow = pa.Table.from_pandas(frame[names], schema=table.arrow_schema, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"a value does not fit the {table.name} table: {error}", path=target) from error
+    arrow = arrow.sort_by([(name, "ascending") for name in table.key]).replace_schema_metadata(table.arrow_schema.metadata)
+    for column in table.columns:
+        if not column.nullable and arrow[column.name].null_count:
+            raise TableError(f"column {column.name} of {table.name} may not be empty", path=target)
+    if arrow.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows != arrow.num_rows:
+        raise TableError(f"rows of {table.name} repeat a key {table.key}", path=target)
+    return arrow
+
+
+def _nullable_dtype(arrow_type: pa.DataType) -> object:
+    import pandas as pd
+
+    if pa.types.is_int64(arrow_type):
+        return pd.Int64Dtype()
+    if pa.types.is_int32(arrow_type):
+        return pd.Int32Dtype()
+    if pa.types.is_boolean(arrow_type):
+        return pd.BooleanDtype()
+    return None
