@@ -1,6 +1,6 @@
 """What a source of cells is: the value objects it yields, and the three questions it answers.
 
-Two sources exist: `allen.py` (the Allen service or a mirror of it) and `folder.py` (your own stacks). The rest of the project knows only this.
+Two sources exist: `allen.py` (the Allen service or a mirror of it) and `folder.py` (your own stacks). Nothing else is known of them.
 """
 
 from __future__ import annotations

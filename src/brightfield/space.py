@@ -161,7 +161,8 @@ def swc_to_stack_um(position_zyx_um: NDArray[np.float64], full: Grid, swc_origin
     if swc_origin == "centre":
         return position_zyx_um
     _, size_y, size_x = full.voxel_size_zyx_um
-    return position_zyx_um - np.array([0.0, size_y / 2, size_x / 2])
+    shifted: NDArray[np.float64] = position_zyx_um - np.array([0.0, size_y / 2, size_x / 2])
+    return shifted
 
 
 def _as_shape(values: tuple[Any, ...]) -> Shape:
