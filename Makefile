@@ -1,0 +1,50 @@
+# The README's commands. `make repro` builds the demo dataset, `make test` proves the code; both set up what they need.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+# An interpreter that really runs (version managers leave stubs on the PATH); empty: uv finds or fetches one.
+PYTHON := $(shell for candidate in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python; do \
+	"$$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$candidate" && break; done)
+
+.PHONY: help env repro test test-fast lint format lock clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+env: $(READY) ## the environment in .venv, exactly as locked
+
+repro: env ## build the dataset that params.yaml asks for (the demo, out of the box)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+test: env ## the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: env ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: env ## format, lint and types, as CI checks them
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+format: env ## rewrite the code in the project's format
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+lock: $(UV) ## recompute requirements.lock from pyproject.toml
+	$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+
+clean: ## remove the environment and the work cache, never data
+	rm -rf $(VENV) .tools .work
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python "$(or $(PYTHON),>=3.12,<3.14)" $(VENV)
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	touch $@
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
