@@ -1,0 +1,245 @@
+"""The command line: `brightfield --help` explains itself. Thin: every command parses its words and calls one function.
+
+Exit codes: 0 done; 1 the data or the world is at fault; 2 the command or the configuration is; 130 interrupted. Imports are inside the
+commands, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from brightfield import __version__
+from brightfield.errors import BrightfieldError, CheckError, ConfigError
+
+STAGES = ("query", "download", "rasterize", "align", "split", "manifest", "report")
+
+type Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Users' mistakes are told in words, with a traceback only under `-v`."""
+    words = _parser().parse_args(arguments)
+    command: Command = words.command
+    try:
+        return command(words)
+    except BrightfieldError as error:
+        if words.verbose:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="brightfield",
+        description="Make, version and share training data for neuron reconstruction.",
+        epilog="The usual way to build is `dvc repro`; these commands are for everything around it.",
+    )
+    parser.add_argument("--version", action="version", version=f"brightfield {__version__}")
+    parser.add_argument("-C", "--root", type=Path, default=Path(), metavar="DIR", help="the data repository (default: here)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_config, _add_plan, _add_stage, _add_refresh, _add_check, _add_salt, _add_versions, _add_mirror, _add_gc):
+        add(commands)
+    return parser
+
+
+type Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  (argparse has no public name for it)
+
+
+def _add(commands: Commands, name: str, command: Command, help_text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+    parser.set_defaults(command=command)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------ configuration and plan
+
+
+def _add_config(commands: Commands) -> None:
+    parser = _add(commands, "config", _config, "compose conf/ with overrides, check it, write params.yaml")
+    example = "Hydra overrides, e.g. source=allen labels=inside split.test=0.2"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=example)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="write nothing; fail if params.yaml is not what conf/ composes to")
+    mode.add_argument("--show", action="store_true", help="write nothing; print the composed configuration")
+
+
+def _config(words: argparse.Namespace) -> int:
+    from brightfield import config
+
+    if words.check:
+        config.check(words.root)
+        print("params.yaml is what conf/ composes to")
+        return 0
+    composed = config.compose(words.overrides, words.root)
+    if words.show:
+        print(config.dump(composed), end="")
+    else:
+        print(f"wrote {config.write_params(composed, words.root)}; now run `dvc repro`")
+    return 0
+
+
+def _add_plan(commands: Commands) -> None:
+    parser = _add(commands, "plan", _plan, "say what a download would fetch, before any byte of it")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; without any, params.yaml as it is")
+    parser.add_argument("--rate", type=float, default=10.0, metavar="MB/S", help="estimate the time at this rate (default 10 MB/s)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _plan(words: argparse.Namespace) -> int:
+    from brightfield import config
+    from brightfield.stages import download
+
+    composed = config.compose(words.overrides, words.root) if words.overrides else config.load(words.root)
+    plan = download.plan(composed, words.root)
+    print(plan.as_json(words.rate) if words.json else plan.as_text(words.rate))
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- building
+
+
+def _add_stage(commands: Commands) -> None:
+    parser = _add(commands, "stage", _stage, "run one stage by hand, as `dvc repro` does")
+    parser.add_argument("name", choices=STAGES)
+
+
+def _stage(words: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    from brightfield import config
+
+    import_module(f"brightfield.stages.{words.name}").run(config.load(words.root), words.root)
+    return 0
+
+
+def _add_refresh(commands: Commands) -> None:
+    parser = _add(commands, "refresh", _refresh, "ask the source again and say what changed since the snapshot")
+    parser.add_argument("--write", action="store_true", help="take the new answer as the snapshot that is built from")
+
+
+def _refresh(words: argparse.Namespace) -> int:
+    from brightfield import config
+    from brightfield.stages import query
+
+    print(query.refresh(config.load(words.root), words.root, write=words.write))
+    return 0
+
+
+def _add_gc(commands: Commands) -> None:
+    parser = _add(commands, "gc", _gc, "shrink the work cache to what the present outputs use")
+    parser.add_argument("--keep-gb", type=float, default=0.0, metavar="GB", help="keep up to this much of what is not in use")
+
+
+def _gc(words: argparse.Namespace) -> int:
+    from brightfield import config, workcache
+
+    freed = workcache.gc(words.root, config.load(words.root).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
+    print(f"freed {freed / 1e9:.2f} GB")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------- checks and splits
+
+
+def _add_check(commands: Commands) -> None:
+    parser = _add(commands, "check", _check, "prove a built dataset: hashes, grids, codes, splits, terms")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _check(words: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from brightfield import checks
+    from brightfield.schema import Severity
+
+    findings = checks.run_checks(words.root)
+    if words.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print(checks.as_text(findings))
+    return CheckError.exit_code if any(finding.severity == Severity.ERROR for finding in findings) else 0
+
+
+def _add_salt(commands: Commands) -> None:
+    parser = _add(commands, "salt", _salt, "search the split's salt with the smallest deviation over strata")
+    parser.add_argument("--candidates", type=int, default=500, metavar="N", help="how many salts to try (default 500)")
+
+
+def _salt(words: argparse.Namespace) -> int:
+    from brightfield import config
+    from brightfield.stages import split
+
+    print(split.search_salt(config.load(words.root), words.root, words.candidates))
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- versions
+
+
+def _add_versions(commands: Commands) -> None:
+    diff = _add(commands, "diff", _diff, "compare two versions of the dataset: cells, reasons, splits, numbers")
+    diff.add_argument("old", metavar="REV1")
+    diff.add_argument("new", metavar="REV2", nargs="?", help="default: the working tree")
+    release = _add(commands, "release", _release, "check, propose PATCH/MINOR/MAJOR, write the data changelog and the tag")
+    release.add_argument("--yes", action="store_true", help="do it; without it only say what would be done")
+    pull = _add(commands, "pull", _pull, "fetch a part of the dataset from the team remote")
+    pull.add_argument("overrides", nargs="*", metavar="split=NAME", help="split=train, split=val or split=test")
+    pull.add_argument("--cell", type=int, action="append", default=[], metavar="ID", help="only this cell; may be repeated")
+    pull.add_argument("--labels-only", action="store_true", help="labels without images")
+
+
+def _diff(words: argparse.Namespace) -> int:
+    from brightfield import versions
+
+    print(versions.diff(words.root, words.old, words.new).as_text())
+    return 0
+
+
+def _release(words: argparse.Namespace) -> int:
+    from brightfield import versions
+
+    print(versions.release(words.root, dry_run=not words.yes))
+    return 0
+
+
+def _pull(words: argparse.Namespace) -> int:
+    from brightfield import versions
+
+    wanted = dict(word.split("=", 1) for word in words.overrides if "=" in word)
+    if set(wanted) - {"split"} or len(wanted) != len(words.overrides):
+        raise ConfigError(f"pull knows split=NAME, found {' '.join(words.overrides)}; see `brightfield pull --help`")
+    versions.pull(words.root, split=wanted.get("split"), cells=words.cell, labels_only=words.labels_only)
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- mirror
+
+
+def _add_mirror(commands: Commands) -> None:
+    mirror = commands.add_parser(
+        "mirror", help="an offline copy of the image service", description="An Allen-compatible server of your own."
+    )
+    actions = mirror.add_subparsers(title="actions", required=True, metavar="ACTION")
+    serve = _add(actions, "serve", _mirror_serve, "serve a folder as the Allen service would")
+    serve.add_argument("folder", type=Path)
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=0, help="default: a free one")
+    serve.add_argument("--faults", default="", metavar="KEY=RATE,...", help="misbehave on purpose, e.g. error=0.1,truncate=0.05,seed=1")
+
+
+def _mirror_serve(words: argparse.Namespace) -> int:
+    from brightfield import mirror
+
+    mirror.serve_folder(words.folder, words.host, words.port, words.faults)
+    return 0
