@@ -69,7 +69,16 @@ class SourceError(BrightfieldError):
 
 
 class TransferError(SourceError):
-    """Bytes that could not be had, or that arrived and could not be believed."""
+    """Bytes that could not be had, or that arrived and could not be believed.
+
+    reason: the last reason alone, without address or counts, so that it may enter a table. absent: the server insists that there is
+    no such thing.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None, absent: bool = False) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
+        self.absent = absent
 
 
 class CapacityError(BrightfieldError):

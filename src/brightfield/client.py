@@ -1,0 +1,316 @@
+"""A robust HTTP client: what it returns was asked for, arrived whole and was believed; everything else is retried or raised.
+
+Bounded concurrency, a rate limit per host, keep-alive, timeouts, retries with backoff and jitter under one budget of waiting.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+
+from brightfield import __version__
+from brightfield.errors import TransferError
+
+MAX_BODY_BYTES = 512 * 2**20
+"""No answer of the services that we know comes near; more than this is a mistake, ours or theirs."""
+
+_GONE = frozenset({404, 410})
+_GONE_ATTEMPTS = 3  # a server behind a load balancer may say 404 once for something it has
+_TRANSIENT = frozenset({408, 425, 429})
+_BACKOFF_MAX_S = 30.0
+_STALL_BYTES_PER_S = 1024  # slower than this after `timeout_s` is a stall, even when bytes trickle in
+_MAX_REDIRECTS = 5
+_BLOCK_BYTES = 2**18
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HEADERS = {"User-Agent": f"brightfield/{__version__}", "Accept-Encoding": "identity"}
+_SECRET = re.compile(r"(?i)((?:^|&)[^=&]*(?:signature|token|secret|password|credential|key|sig|auth)[^=&]*=)[^&]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How to ask; nothing here may change a byte of what is returned.
+
+    connections: requests in flight at once. requests_per_second: per host, 0 for no limit. timeout_s: for connecting and between
+    bytes. retries: per request. retry_budget_s: waiting between attempts, all requests together. backoff_s: before the first retry.
+    """
+
+    connections: int = 8
+    requests_per_second: float = 0.0
+    timeout_s: float = 60.0
+    retries: int = 5
+    retry_budget_s: float = 3600.0
+    backoff_s: float = 0.25
+
+    def shared_by(self, processes: int) -> ClientOptions:
+        """The share of one of several processes that together keep to these limits."""
+        return replace(
+            self,
+            connections=max(1, self.connections // processes),
+            requests_per_second=self.requests_per_second / processes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete HTTP 200 answer. `headers` has lower-case names."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters, lower case; empty where the server gave none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What the client has done so far."""
+
+    requests: int = 0
+    retries: int = 0
+    bytes: int = 0
+    waited_s: float = 0.0
+
+
+class _Failure(Exception):
+    """One attempt failed. after_s: the server's own wish. gone: it says 404 or 410. final: no other attempt could succeed."""
+
+    def __init__(self, reason: str, *, after_s: float = 0.0, gone: bool = False, final: bool = False) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+        self.gone = gone
+        self.final = final
+
+
+class _Bucket:
+    """A token bucket: `rate` requests per second, with bursts of at most one second's worth."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._tokens = max(1.0, rate)
+        self._filled = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> float:
+        """Take a token and say how many seconds to wait before using it."""
+        if not self._rate:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._filled) * self._rate) - 1
+            self._filled = now
+            return max(0.0, -self._tokens / self._rate)
+
+
+class HttpClient:
+    """Fetch URLs from any number of threads; close it (or use `with`) to release connections and stop waiting threads."""
+
+    def __init__(self, options: ClientOptions | None = None, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self.options = options or ClientOptions()
+        self.traffic = Traffic()
+        self._max_body_bytes = max_body_bytes
+        self._slots = threading.BoundedSemaphore(self.options.connections)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._buckets: dict[str, _Bucket] = {}
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        # Jitter spreads retries over time; it decides when bytes are asked for, never which.
+        self._jitter = random.Random()  # noqa: S311
+
+    def __enter__(self) -> HttpClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop all connections; requests that wait for a retry fail at once."""
+        self._closed.set()
+        for pool in self._pools.values():
+            pool.clear()
+
+    def get[T](self, url: str, *, verify: Callable[[Answer], T]) -> T:
+        """What `verify` makes of the answer to a GET of `url`.
+
+        verify: looks at a complete HTTP 200 answer and returns what it is good for (the decoded pixels, the parsed JSON, `answer.body`);
+        it raises TransferError for an answer that is not to be believed, which then counts as a failed attempt and is retried.
+
+        Raises TransferError with the URL (credentials removed), the attempts made and the last reason; `absent` is set when the server
+        insisted that the resource does not exist.
+        """
+        attempt, gone = 0, 0
+        while True:
+            attempt += 1
+            try:
+                return verify(self._fetch(url))
+            except TransferError as unbelievable:
+                failure = _Failure(unbelievable.reason)
+            except _Failure as error:
+                failure = error
+            gone += failure.gone
+            if failure.final or gone >= _GONE_ATTEMPTS or attempt > self.options.retries:
+                raise _given_up(url, attempt, str(failure), absent=failure.gone)
+            self._pause(url, attempt, failure)
+
+    def _fetch(self, url: str) -> Answer:
+        """One attempt, following redirects within the host."""
+        for _ in range(_MAX_REDIRECTS):
+            answer = self._ask(url)
+            if isinstance(answer, Answer):
+                return answer
+            url = answer
+        raise _Failure("redirected in a circle")
+
+    def _ask(self, url: str) -> Answer | str:
+        """The answer, or the URL of the same host that the server redirects to."""
+        self._sleep(self._bucket(urlsplit(url).netloc).take())
+        with self._slots:
+            self._count(requests=1)
+            try:
+                response = self._pool(url).request("GET", url, headers=_HEADERS, preload_content=False, redirect=False, retries=False)
+                try:
+                    return self._receive(url, response)
+                finally:
+                    if not response.closed:
+                        response.close()  # an unread rest would be taken for the next answer
+                    response.release_conn()
+            except urllib3.exceptions.LocationValueError as error:
+                raise _Failure(f"not a URL that can be fetched: {error}", final=True) from error
+            except urllib3.exceptions.HTTPError as error:
+                raise _Failure(_network_reason(error)) from error
+
+    def _receive(self, url: str, response: urllib3.BaseHTTPResponse) -> Answer | str:
+        if 300 <= response.status < 400:
+            return _redirect(url, response.headers.get("Location", ""))
+        if response.status != 200:
+            raise _refusal(response)
+        body = self._body(response)
+        expected = response.headers.get("Content-Length", "")
+        if expected.isdigit() and "Transfer-Encoding" not in response.headers and len(body) != int(expected):
+            raise _Failure("short body")
+        return Answer(url, {name.lower(): value for name, value in response.headers.items()}, body)
+
+    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        body, started = bytearray(), time.monotonic()
+        while block := response.read1(_BLOCK_BYTES, decode_content=False):
+            body += block
+            elapsed = time.monotonic() - started
+            if len(body) > self._max_body_bytes:
+                raise _Failure(f"body larger than {self._max_body_bytes} bytes", final=True)
+            if elapsed > self.options.timeout_s and len(body) < elapsed * _STALL_BYTES_PER_S:
+                raise _Failure("stalled")
+        self._count(received=len(body))
+        return bytes(body)
+
+    def _pause(self, url: str, attempt: int, failure: _Failure) -> None:
+        backoff_s = min(_BACKOFF_MAX_S, self.options.backoff_s * 2 ** (attempt - 1))
+        wait_s = max(failure.after_s, backoff_s * (0.5 + 0.5 * self._jitter.random()))
+        with self._lock:
+            spent = self.traffic.waited_s + wait_s > self.options.retry_budget_s
+            if not spent:
+                self.traffic.waited_s += wait_s
+                self.traffic.retries += 1
+        if spent:
+            raise _given_up(url, attempt, f"{failure}; compute.retry_budget_s is used up", reason=str(failure))
+        self._sleep(wait_s)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closed.wait(seconds) if seconds else self._closed.is_set():
+            raise TransferError("the client was closed while requests were waiting")
+
+    def _count(self, *, requests: int = 0, received: int = 0) -> None:
+        with self._lock:
+            self.traffic.requests += requests
+            self.traffic.bytes += received
+
+    def _bucket(self, host: str) -> _Bucket:
+        with self._lock:
+            return self._buckets.setdefault(host, _Bucket(self.options.requests_per_second))
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        """The keep-alive pool for `url`: direct, or through the proxy that the environment names for it."""
+        proxy = _proxy_of(url)
+        with self._lock:
+            if proxy not in self._pools:
+                timeout = urllib3.Timeout(connect=self.options.timeout_s, read=self.options.timeout_s)
+                size = self.options.connections
+                self._pools[proxy] = (
+                    urllib3.ProxyManager(proxy, maxsize=size, timeout=timeout)
+                    if proxy
+                    else urllib3.PoolManager(maxsize=size, timeout=timeout)
+                )
+            return self._pools[proxy]
+
+
+def public_url(url: str) -> str:
+    """`url` without user, password and signing parameters: fit for messages, logs and tables."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=_SECRET.sub(r"\1...", parts.query)))
+
+
+def _given_up(url: str, attempts: int, what: str, *, reason: str | None = None, absent: bool = False) -> TransferError:
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    return TransferError(f"{public_url(url)}: {what} ({tries})", reason=what if reason is None else reason, absent=absent)
+
+
+def _refusal(response: urllib3.BaseHTTPResponse) -> _Failure:
+    status = response.status
+    gone = status in _GONE
+    final = not (gone or status in _TRANSIENT or status >= 500)
+    return _Failure(f"HTTP {status}", after_s=_retry_after_s(response.headers.get("Retry-After", "")), gone=gone, final=final)
+
+
+def _retry_after_s(value: str) -> float:
+    """Seconds that a Retry-After header asks for: a number of seconds or an HTTP date; 0 where it says neither."""
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _redirect(url: str, location: str) -> str:
+    """Where to go next: only to the same host, and never from https back to http."""
+    here, there = urlsplit(url), urlsplit(urljoin(url, location))
+    upgrade = here.scheme == "http" and there.scheme == "https" and here.port is None and there.port is None
+    if not location or here.hostname != there.hostname or not (upgrade or (here.scheme, here.port) == (there.scheme, there.port)):
+        elsewhere = public_url(urlunsplit(there)) if location else "nowhere"
+        raise _Failure(f"redirected elsewhere, to {elsewhere}; if that is right, set source.base_url to it", final=True)
+    return urlunsplit(there)
+
+
+def _network_reason(error: urllib3.exceptions.HTTPError) -> str:
+    """A short reason that is the same for the same trouble: no object ids, ports or counts."""
+    if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ProxyError):
+        return "could not connect"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return "could not connect in time"
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "stalled"
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return "TLS failed: check the certificate store and the clock"
+    if any(isinstance(e, http.client.IncompleteRead) for e in (error, *error.args)):
+        return "short body"
+    return "connection broken"
+
+
+def _proxy_of(url: str) -> str:
+    host = urlsplit(url).hostname or ""
+    if host in _LOOPBACK or proxy_bypass(host):
+        return ""
+    return getproxies().get(urlsplit(url).scheme, "")
