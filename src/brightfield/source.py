@@ -99,7 +99,11 @@ class Source(Protocol):
         ...
 
     def cells(self) -> Sequence[Cell]:
-        """Every cell the source knows, ordered by specimen id, selected or not."""
+        """Every cell the source knows, ordered by specimen id, selected or not; what is costly to ask may still be absent."""
+        ...
+
+    def complete(self, cells: Sequence[Cell]) -> Sequence[Cell]:
+        """The same cells in the same order, with reconstruction, files and stack as far as the source has them."""
         ...
 
     def file(self, url: str) -> bytes:
