@@ -1,0 +1,79 @@
+"""The command line explains itself, fails in words, and answers at once."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from brightfield import cli, config
+from brightfield.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
+
+COMMANDS = ("config", "plan", "stage", "refresh", "check", "salt", "diff", "release", "pull", "mirror", "gc")
+
+
+def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def load(root: Path) -> config.Config:
+        raise error
+
+    monkeypatch.setattr(config, "load", load)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    listed = re.findall(r"^    (\w+)  ", capsys.readouterr().out, flags=re.MULTILINE)
+    assert tuple(sorted(listed)) == tuple(sorted(COMMANDS))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"brightfield {command}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("numpy", "pandas", "zarr", "numba", "hydra", "pydantic", "allensdk", "dvc", "dask", "matplotlib")
+    code = f"import sys, brightfield.cli; sys.exit(' '.join(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("split.test is 7, allowed is 0 <= split.test < 1"), 2),
+        (SkeletonError("node 5 has no parent 99", path="data/skeletons/1.swc", line=12), 1),
+        (CellFailures("download", {2: "no plane 7", 1: "refused"}, remedy="run again"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_a_mistake_is_told_in_words_and_by_the_exit_code(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fail_with(monkeypatch, error)
+    assert cli.main(["stage", "query"]) == code
+    told = capsys.readouterr().err
+    assert str(error) in told
+    assert "Traceback" not in told
+
+
+def test_verbose_shows_where_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fail_with(monkeypatch, ConfigError("no"))
+    with pytest.raises(BrightfieldError):
+        cli.main(["-v", "stage", "query"])
+
+
+def test_failed_cells_are_listed_by_id_whatever_their_order() -> None:
+    text = str(CellFailures("download", {20: "b", 3: "a"}, remedy="run again"))
+    assert text.index("  3  a") < text.index("  20  b") < text.index("run again")
+
+
+def test_pull_refuses_words_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["pull", "side=val"]) == 2
+    assert "split=NAME" in capsys.readouterr().err
