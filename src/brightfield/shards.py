@@ -1,0 +1,246 @@
+"""The bytes of a Zarr v3 shard: inner chunks compressed one by one, then the index, assembled here and stored once.
+
+The layout is the `sharding_indexed` codec with a crc32c-checked index at the end (https://zarr-specs.readthedocs.io, "sharding_indexed").
+zarr-python can write it too, but piece by piece; spans and tiles come shard by shard, so nothing has to be read back and written again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs import blosc
+from numpy.typing import DTypeLike, NDArray
+
+from brightfield.errors import GridError, StackError
+from brightfield.space import Shape, Window
+
+type Index = tuple[int, int, int]
+type Chunk = NDArray[Any] | int | float
+
+COMPRESSION_LEVEL = 1
+"""zstd-1: level 3 takes 3 times as long for the same noisy pixels and 0.8 of the few bytes of a label chunk (benchmarks/volume.py)."""
+
+_MISSING = 2**64 - 1
+_CHECKSUM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array of a volume: its shape, inner chunks, shards, dtype and the value of what is not stored.
+
+    All shapes are (z, y, x) voxels. Shards are whole multiples of chunks; the last ones may hang over the array's end.
+    Raises GridError for shapes that cannot be stored.
+    """
+
+    shape_zyx: Shape
+    chunk_zyx: Shape
+    shard_zyx: Shape
+    dtype: np.dtype[Any]
+    fill_value: int | float = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        if min(*self.shape_zyx, *self.chunk_zyx, *self.shard_zyx) < 1:
+            raise GridError(f"arrays, chunks and shards need at least one voxel per axis, found {self}")
+        if any(shard % chunk for shard, chunk in zip(self.shard_zyx, self.chunk_zyx, strict=True)):
+            raise GridError(f"a shard is a whole number of chunks per axis, found shard_zyx={self.shard_zyx}, chunk_zyx={self.chunk_zyx}")
+
+    @classmethod
+    def fitted(cls, shape_zyx: Shape, chunk_zyx: Shape, shard_zyx: Shape, dtype: DTypeLike, fill_value: float = 0) -> ArraySpec:
+        """The spec with chunks and shards no larger than a small array needs."""
+        chunk = tuple(min(c, n) for c, n in zip(chunk_zyx, shape_zyx, strict=True))
+        whole = tuple(-(-n // c) * c for n, c in zip(shape_zyx, chunk, strict=True))
+        wanted = tuple(s if c == given else -(-s // c) * c for s, c, given in zip(shard_zyx, chunk, chunk_zyx, strict=True))
+        shard = tuple(min(s, w) for s, w in zip(wanted, whole, strict=True))
+        return cls(shape_zyx, _index(chunk), _index(shard), np.dtype(dtype), fill_value)
+
+    @property
+    def n_shards_zyx(self) -> Shape:
+        """Shards per axis of the array."""
+        return _index(-(-n // s) for n, s in zip(self.shape_zyx, self.shard_zyx, strict=True))
+
+    @property
+    def n_chunks_zyx(self) -> Shape:
+        """Chunks per axis of the array."""
+        return _index(-(-n // c) for n, c in zip(self.shape_zyx, self.chunk_zyx, strict=True))
+
+    @property
+    def chunks_per_shard_zyx(self) -> Shape:
+        """Inner chunks per axis of one shard."""
+        return _index(s // c for s, c in zip(self.shard_zyx, self.chunk_zyx, strict=True))
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of a shard, checksum included."""
+        return 16 * int(np.prod(self.chunks_per_shard_zyx)) + _CHECKSUM_BYTES
+
+    def shard_window(self, shard_index_zyx: Index) -> Window:
+        """The voxels of a shard, cut at the array's end."""
+        return self._window(shard_index_zyx, self.shard_zyx)
+
+    def chunk_window(self, shard_index_zyx: Index, inner_index_zyx: Index) -> Window:
+        """The voxels of one inner chunk of a shard, cut at the array's end (empty where it lies beyond)."""
+        counts = self.chunks_per_shard_zyx
+        chunk = _index(s * n + i for s, n, i in zip(shard_index_zyx, counts, inner_index_zyx, strict=True))
+        return self._window(chunk, self.chunk_zyx)
+
+    def inner_indices(self, shard_index_zyx: Index) -> Iterator[Index]:
+        """The inner chunks of a shard that hold voxels of the array, in C order."""
+        ranges = ((hi - lo + c - 1) // c for (lo, hi), c in zip(self.shard_window(shard_index_zyx), self.chunk_zyx, strict=True))
+        for inner in product(*map(range, ranges)):
+            yield _index(inner)
+
+    def empty_chunk(self) -> NDArray[Any]:
+        """A new chunk of the fill value."""
+        return np.full(self.chunk_zyx, self.fill_value, self.dtype)
+
+    def codecs(self) -> list[dict[str, Any]]:
+        """The codecs of one inner chunk, as Zarr v3 metadata spells them."""
+        itemsize = self.dtype.itemsize
+        blosc_codec = {
+            "cname": "zstd",
+            "clevel": COMPRESSION_LEVEL,
+            "shuffle": "noshuffle" if itemsize == 1 else "shuffle",
+            "typesize": itemsize,
+            "blocksize": self._chunk_bytes,
+        }
+        return [_bytes_codec(self.dtype), {"name": "blosc", "configuration": blosc_codec}]
+
+    def metadata_json(self) -> str:
+        """The `zarr.json` of the array."""
+        sharding = {
+            "chunk_shape": list(self.chunk_zyx),
+            "codecs": self.codecs(),
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        return to_json(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": list(self.shape_zyx),
+                "data_type": self.dtype.name,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.shard_zyx)}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+                "fill_value": self.fill_value,
+                "dimension_names": ["z", "y", "x"],
+                "attributes": {},
+            }
+        )
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return int(np.prod(self.chunk_zyx)) * self.dtype.itemsize
+
+    def _window(self, index_zyx: Index, size_zyx: Shape) -> Window:
+        z, y, x = ((min(i * s, n), min((i + 1) * s, n)) for i, s, n in zip(index_zyx, size_zyx, self.shape_zyx, strict=True))
+        return (z, y, x)
+
+
+def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> bytes:
+    """The bytes of a shard that holds `chunks`; empty when none of them differs from the fill value.
+
+    chunks: inner chunk index (z, y, x) within the shard -> the whole chunk, shape `spec.chunk_zyx`, dtype `spec.dtype`, what hangs over
+    the array's end padded with the fill value; or a plain number for a chunk that holds nothing else. The same chunks give the same
+    bytes in whatever order they come and with any number of threads: each is compressed alone, and laid down in C order.
+
+    Raises ValueError for an index outside the shard, or a chunk of another shape or dtype.
+    """
+    ordered = sorted(chunks)
+    if threads > 1 and len(ordered) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            encoded = list(pool.map(lambda inner: _encode_chunk(spec, inner, chunks[inner]), ordered))
+    else:
+        encoded = [_encode_chunk(spec, inner, chunks[inner]) for inner in ordered]
+    kept = [(inner, data) for inner, data in zip(ordered, encoded, strict=True) if data]
+    if not kept:
+        return b""
+    index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
+    offset = 0
+    for inner, data in kept:
+        index[inner] = offset, len(data)
+        offset += len(data)
+    raw = index.tobytes()
+    return b"".join([*(data for _, data in kept), raw, _checksum(raw)])
+
+
+def decode_index(spec: ArraySpec, tail: bytes, name: str) -> NDArray[np.uint64]:
+    """Offset and length of every inner chunk, (nz, ny, nx, 2), from the last `spec.index_bytes` bytes of a shard.
+
+    Chunks that are not stored have both at 2**64 - 1. Raises StackError when the checksum says that the shard is damaged.
+    """
+    raw, checksum = tail[:-_CHECKSUM_BYTES], tail[-_CHECKSUM_BYTES:]
+    if len(tail) != spec.index_bytes or _checksum(raw) != checksum:
+        raise StackError("the shard is damaged (its index fails the checksum); delete it and fetch it again with `dvc pull`", path=name)
+    return np.frombuffer(raw, "<u8").reshape(*spec.chunks_per_shard_zyx, 2)
+
+
+def stored_in(index: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The inner chunks (n, 3) that an index of `decode_index` says are stored, in C order."""
+    return np.argwhere(index[..., 0] != _MISSING)
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """The one way metadata is spelt: sorted keys, so that equal metadata are equal bytes."""
+    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
+    if not all(0 <= i < n for i, n in zip(inner, spec.chunks_per_shard_zyx, strict=True)):
+        raise ValueError(f"inner chunk {inner} is not in a shard of {spec.chunks_per_shard_zyx} chunks")
+    if not isinstance(chunk, np.ndarray):
+        value = np.asarray(chunk, spec.dtype).tobytes()
+    elif chunk.shape != spec.chunk_zyx or chunk.dtype != spec.dtype:
+        raise ValueError(f"inner chunk {inner} is {chunk.dtype} {chunk.shape}, needed {spec.dtype} {spec.chunk_zyx}")
+    else:
+        chunk = np.ascontiguousarray(chunk)
+        if not (value := _constant(chunk)):
+            return _compress(spec, chunk)
+    if value == np.asarray(spec.fill_value, spec.dtype).tobytes():
+        return b""
+    return _compressed_constant(spec, value)
+
+
+def _constant(chunk: NDArray[Any]) -> bytes:
+    """The bytes of the one value that fills a contiguous chunk; empty when it holds several."""
+    first = chunk.reshape(-1)[:1].tobytes()
+    as_words = chunk.nbytes % 8 == 0  # eight bytes at a time: five times faster than value by value
+    words = chunk.reshape(-1).view(np.uint64 if as_words else f"u{chunk.itemsize}")
+    pattern = np.frombuffer(first * (words.itemsize // chunk.itemsize), words.dtype)
+    return first if words[-1] == pattern[0] and bool((words == pattern).all()) else b""
+
+
+@lru_cache(maxsize=256)
+def _compressed_constant(spec: ArraySpec, value: bytes) -> bytes:
+    return _compress(spec, np.full(spec.chunk_zyx, np.frombuffer(value, spec.dtype)[0]))
+
+
+def _compress(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
+    # With blosc's own threads the order of its blocks is a matter of chance. False selects the call without global state: one thread,
+    # no lock, the GIL released. It is set at every call because the switch is global and others have it too.
+    blosc.use_threads = False
+    shuffle = blosc.NOSHUFFLE if spec.dtype.itemsize == 1 else blosc.SHUFFLE
+    data: bytes = blosc.compress(chunk, b"zstd", COMPRESSION_LEVEL, shuffle, spec._chunk_bytes)  # noqa: SLF001 - same module
+    return data
+
+
+def _checksum(raw: bytes) -> bytes:
+    return int(google_crc32c.value(raw)).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
+    return {"name": "bytes"} if dtype.itemsize == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def _index(values: Any) -> Index:
+    z, y, x = (int(v) for v in values)
+    return (z, y, x)
