@@ -155,22 +155,27 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
 
     Raises ValueError for an index outside the shard, or a chunk of another shape or dtype.
     """
+    return b"".join(shard_parts(spec, chunks, threads=threads))
+
+
+def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> list[bytes]:
+    """`encode_shard` before it is joined: for writing without a second copy."""
     ordered = sorted(chunks)
-    if threads > 1 and len(ordered) > 1:
+    if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             encoded = list(pool.map(lambda inner: _encode_chunk(spec, inner, chunks[inner]), ordered))
     else:
         encoded = [_encode_chunk(spec, inner, chunks[inner]) for inner in ordered]
-    kept = [(inner, data) for inner, data in zip(ordered, encoded, strict=True) if data]
-    if not kept:
-        return b""
     index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
+    parts: list[bytes] = []
     offset = 0
-    for inner, data in kept:
-        index[inner] = offset, len(data)
-        offset += len(data)
+    for inner, data in zip(ordered, encoded, strict=True):
+        if data:
+            index[inner] = offset, len(data)
+            offset += len(data)
+            parts.append(data)
     raw = index.tobytes()
-    return b"".join([*(data for _, data in kept), raw, _checksum(raw)])
+    return [*parts, raw, _checksum(raw)] if parts else []
 
 
 def decode_index(spec: ArraySpec, tail: bytes, name: str) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from brightfield.errors import GridError, StackError
-from brightfield.shards import ArraySpec, Chunk, Index, decode_index, encode_shard, stored_in, to_json
+from brightfield.shards import ArraySpec, Chunk, Index, decode_index, encode_shard, shard_parts, stored_in, to_json
 from brightfield.space import Grid, Shape, Window
 
 if TYPE_CHECKING:
@@ -125,14 +125,13 @@ class Volume:
         spec = self.specs[level]
         if not all(0 <= i < n for i, n in zip(shard_index_zyx, spec.n_shards_zyx, strict=True)):
             raise ValueError(f"shard {shard_index_zyx} is not in level {level} of {spec.n_shards_zyx} shards")
-        data = encode_shard(spec, chunks, threads=threads)
+        parts = shard_parts(spec, chunks, threads=threads)
         target = self.shard_path(level, shard_index_zyx)
-        if data:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(target, data)
+        if parts:
+            _write_atomically(target, parts)
         else:
             target.unlink(missing_ok=True)
-        return len(data)
+        return sum(map(len, parts))
 
     def write_dense_shard(self, level: int, shard_index_zyx: Index, voxels: NDArray[Any], *, threads: int = 1) -> int:
         """Store one shard from an array of exactly `spec.shard_window` voxels; see `write_shard`."""
@@ -225,8 +224,7 @@ def create_volume(
     root = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, _OWN_KEY: own}}
     documents = {f"{level}/zarr.json": spec.metadata_json() for level, spec in enumerate(specs)}
     for file, text in {**documents, "zarr.json": to_json(root)}.items():
-        (path / file).parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path / file, text.encode())
+        _write_atomically(path / file, [text.encode()])
     return Volume(None, path, "", grids, specs, own)
 
 
@@ -301,10 +299,12 @@ def _inner_chunk(spec: ArraySpec, voxels: NDArray[Any], inner: Index) -> NDArray
     return chunk
 
 
-def _write_atomically(target: Path, data: bytes) -> None:
+def _write_atomically(target: Path, parts: Sequence[bytes]) -> None:
     # One writer per file, so the name needs no process number, and a killed run's leftover is overwritten by the next.
     partial = target.with_name(f".{target.name}.part")
-    partial.write_bytes(data)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as file:
+        file.writelines(parts)
     os.replace(partial, target)
 
 
