@@ -1,0 +1,7 @@
+"""Found by Hydra's plugin scan, `dvc exp run -S` included: makes the typed options and their rules known before anything is composed."""
+
+from __future__ import annotations
+
+from brightfield.composition import register
+
+register()
