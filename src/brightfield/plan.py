@@ -1,0 +1,323 @@
+"""Which tiles of which planes a configuration asks for, and what they cost: decided before any byte is fetched.
+
+Pure and deterministic: the plan of a cell depends on that cell and on the options alone, so that adding cells changes nothing. Tiles are
+boxes of the downloaded grid (`space.download_grid`), aligned to multiples of the tile's edge, one plane each.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brightfield.errors import CapacityError, ConfigError, GridError
+from brightfield.source import Cell
+from brightfield.space import Grid, Shape, download_grid, swc_to_stack_um
+from brightfield.tiling import Mask, background, in_box, near_skeleton, tile_counts
+
+if TYPE_CHECKING:
+    from brightfield.config import ImageConfig
+    from brightfield.skeleton import Skeleton
+
+KINDS = ("skeleton", "background", "box", "full")
+
+PLANNED_COLUMNS = ("specimen_id", "z", "y0", "y1", "x0", "x1", "kind", "bytes")
+"""Those columns of `schema.TILES` that a plan knows; the others are what came of it."""
+
+JPEG_BYTES_PER_PX = (0.06, 0.17)
+"""Range measured on the Allen service's JPEG tiles."""
+
+STORED_SHARE = (0.40, 0.60)
+"""Of the uncompressed bytes: blosc-zstd left 0.34-0.42 of a real crop, and the pyramid adds 0.3 of that."""
+
+MERGE_PX = 8192
+"""Full-resolution width of the largest merged request: it covers every row of a neuron, and stays well below what JPEG can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What decides a plan; the fields are those of the `image` group. Raises ConfigError for a tile that does not fit."""
+
+    coverage: str = "skeleton"
+    level: int = 0
+    z_step: int = 1
+    tile_px: int = 512
+    radius_um: float = 10.0
+    background_share: float = 0.1
+    margin_um: float = 20.0
+    shard_zyx: Shape = (64, 1024, 1024)
+    swc_origin: Literal["centre", "corner"] = "centre"
+
+    def __post_init__(self) -> None:
+        if self.tile_px % 2**self.level:
+            raise ConfigError(f"image.tile_px={self.tile_px} must be a multiple of 2^image.level = {2**self.level}")
+        if self.tile > min(self.shard_zyx[1:]):
+            limit = min(self.shard_zyx[1:]) << self.level
+            raise ConfigError(f"image.tile_px={self.tile_px} is larger than a shard; choose at most {limit}, or a larger image.shard_zyx")
+
+    @property
+    def tile(self) -> int:
+        """Edge of a tile in voxels of the downloaded grid."""
+        return self.tile_px >> self.level
+
+    @classmethod
+    def of(cls, image: ImageConfig, swc_origin: Literal["centre", "corner"] = "centre") -> PlanOptions:
+        """The options that a configuration asks for."""
+        z, y, x = image.shard_zyx
+        return cls(
+            coverage=image.coverage.value,
+            level=image.level,
+            z_step=image.z_step,
+            tile_px=image.tile_px,
+            radius_um=image.radius_um,
+            background_share=image.background_share,
+            margin_um=image.margin_um,
+            shard_zyx=(z, y, x),
+            swc_origin=swc_origin,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CellPlan:
+    """The tiles of one cell.
+
+    grid: the downloaded grid. level, z_step: how it follows from the stack's.
+    tiles: columns PLANNED_COLUMNS, ordered by (z, y0, x0).
+    usable: per downloaded plane, whether pixels can be had; tiles of other planes are listed, never requested.
+    """
+
+    specimen_id: int
+    grid: Grid
+    level: int
+    z_step: int
+    tiles: pd.DataFrame
+    usable: Mask
+    bytes_per_px: int = 1
+
+    @cached_property
+    def requested(self) -> Mask:
+        """Per tile: whether its plane can be had."""
+        requested: Mask = self.usable[self.tiles["z"].to_numpy()]
+        return requested
+
+    @cached_property
+    def requests(self) -> list[slice]:
+        """Rows of `tiles` that one request fetches: neighbours in a row of a plane, at most MERGE_PX wide, unusable planes left out."""
+        return merged(self.tiles, self.requested, MERGE_PX >> self.level)
+
+    @property
+    def n_planes(self) -> int:
+        """Planes from which something is fetched."""
+        return int(self.tiles["z"][self.requested].nunique())
+
+    @property
+    def n_bytes(self) -> int:
+        """Uncompressed bytes of what will be fetched."""
+        return int(self.tiles["bytes"][self.requested].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The plans of all cells (at least one), what is already there, and the room there is.
+
+    there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown.
+    """
+
+    cells: tuple[CellPlan, ...]
+    there: frozenset[int] = frozenset()
+    free_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(sorted(self.cells, key=lambda cell: cell.specimen_id)))
+
+    @cached_property
+    def tiles(self) -> pd.DataFrame:
+        """The tiles of all cells, ordered by key."""
+        frames = [cell.tiles for cell in self.cells]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(PLANNED_COLUMNS))
+
+    @cached_property
+    def totals(self) -> dict[str, Any]:
+        """The sums, of everything and of what is still to be fetched; ranges are (low, high) estimates."""
+        todo = [cell for cell in self.cells if cell.specimen_id not in self.there]
+        pixels = sum(cell.n_bytes // cell.bytes_per_px for cell in todo)
+        n_bytes = sum(cell.n_bytes for cell in self.cells)
+        n_bytes_todo = sum(cell.n_bytes for cell in todo)
+        return {
+            "cells": len(self.cells),
+            "cells_there": len(self.cells) - len(todo),
+            "planes": sum(cell.n_planes for cell in self.cells),
+            "tiles": sum(int(cell.requested.sum()) for cell in self.cells),
+            "tiles_missing": sum(int((~cell.requested).sum()) for cell in self.cells),
+            "requests": sum(len(cell.requests) for cell in self.cells),
+            "requests_todo": sum(len(cell.requests) for cell in todo),
+            "bytes": n_bytes,
+            "bytes_todo": n_bytes_todo,
+            "wire_bytes_todo": [round(pixels * share) for share in JPEG_BYTES_PER_PX],
+            "disk_bytes_todo": [round(n_bytes_todo * share) for share in STORED_SHARE],
+            "free_bytes": self.free_bytes,
+        }
+
+    def check_capacity(self, max_gb: float) -> None:
+        """Raise CapacityError where the plan is beyond `image.max_gb` (uncompressed, all cells), or beyond what the disk can hold."""
+        total, needed = self.totals["bytes"], self.totals["disk_bytes_todo"][1]
+        if total > max_gb * 1e9:
+            raise CapacityError(
+                f"the plan is {_size(total)} of pixels, more than image.max_gb={max_gb:g}; raise the limit, or ask for less: "
+                "source.specimen_ids, image.level, image.z_step, image.radius_um, image.coverage"
+            )
+        if self.free_bytes is not None and needed > self.free_bytes:
+            raise CapacityError(
+                f"the plan needs up to {_size(needed)} on disk and {_size(self.free_bytes)} are free; make room, or ask for less pixels"
+            )
+
+    def as_json(self, rate_mb_s: float) -> str:
+        """The totals, the time at a rate and the sums of each cell, for programs."""
+        cells = [
+            {
+                "specimen_id": cell.specimen_id,
+                "planes": cell.n_planes,
+                "tiles": int(cell.requested.sum()),
+                "tiles_missing": int((~cell.requested).sum()),
+                "requests": len(cell.requests),
+                "bytes": cell.n_bytes,
+                "there": cell.specimen_id in self.there,
+            }
+            for cell in self.cells
+        ]
+        return json.dumps({**self.totals, "seconds_todo": self._seconds(rate_mb_s), "cells_detail": cells}, indent=2)
+
+    def as_text(self, rate_mb_s: float) -> str:
+        """The totals and the time at a rate, for people; every estimate with its basis."""
+        t = self.totals
+        wire, disk, seconds = t["wire_bytes_todo"], t["disk_bytes_todo"], self._seconds(rate_mb_s)
+        missing = f" (and {t['tiles_missing']:,} on planes that the source lacks)" if t["tiles_missing"] else ""
+        free = "unknown" if self.free_bytes is None else _size(self.free_bytes)
+        rows = [
+            ("cells", f"{t['cells']:,}, {t['cells_there']:,} of them already there"),
+            ("planes", f"{t['planes']:,}"),
+            ("tiles", f"{t['tiles']:,}{missing}"),
+            ("requests", f"{t['requests']:,} after merging neighbours in a row, {t['requests_todo']:,} to do"),
+            ("pixels", f"{_size(t['bytes'])} uncompressed, {_size(t['bytes_todo'])} to do"),
+            (
+                "on the wire",
+                f"{_size(wire[0])} to {_size(wire[1])} to do (JPEG at {JPEG_BYTES_PER_PX[0]}-{JPEG_BYTES_PER_PX[1]} bytes per pixel)",
+            ),
+            (
+                "on disk",
+                f"{_size(disk[0])} to {_size(disk[1])} to do (zstd and pyramid: {STORED_SHARE[0]:.2f}-{STORED_SHARE[1]:.2f} of the pixels)",
+            ),
+            ("time", f"{_duration(seconds[0])} to {_duration(seconds[1])} at {rate_mb_s:g} MB/s"),
+            ("free disk", free),
+        ]
+        return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+    def _seconds(self, rate_mb_s: float) -> list[float]:
+        if rate_mb_s <= 0:
+            raise ConfigError(f"a rate is more than 0 MB/s, found {rate_mb_s:g}")
+        return [round(wire / (rate_mb_s * 1e6), 1) for wire in self.totals["wire_bytes_todo"]]
+
+
+def plan_cell(
+    cell: Cell,
+    skeleton: Skeleton | None,
+    options: PlanOptions,
+    projection: NDArray[np.integer[Any]] | None = None,
+    *,
+    bytes_per_px: int = 1,
+) -> CellPlan:
+    """The tiles that `options` ask of one cell.
+
+    skeleton: as in the file; the coverages `skeleton` and `box` need it. projection: the minimum projection of the stack along z, at any
+    level, for background that is dark but untraced. bytes_per_px: 2 for 16-bit stacks.
+
+    Raises GridError for a cell without a stack or skeleton, or whose skeleton lies outside of its stack.
+    """
+    if cell.stack is None:
+        raise GridError(f"cell {cell.specimen_id}: there is no image stack to plan for; select cells with images (source.require_images)")
+    grid = download_grid(cell.stack.grid, options.level, options.z_step)
+    usable = np.array([plane.usable for plane in cell.stack.planes[:: options.z_step]])
+    if options.coverage == "full":
+        kinds = np.full(tile_counts(grid, options.tile), KINDS.index("full") + 1, np.uint8)
+    else:
+        if skeleton is None:
+            raise GridError(f"cell {cell.specimen_id}: coverage={options.coverage} needs a skeleton; use image.coverage=full for this cell")
+        position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, options.swc_origin)
+        kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, options, projection)
+    tiles = _frame(cell.specimen_id, kinds, grid, options.tile, bytes_per_px)
+    return CellPlan(cell.specimen_id, grid, options.level, options.z_step, tiles, usable, bytes_per_px)
+
+
+def _kinds(
+    specimen_id: int,
+    grid: Grid,
+    usable: Mask,
+    position_zyx_um: NDArray[np.float64],
+    parent: NDArray[np.int64],
+    options: PlanOptions,
+    projection: NDArray[np.integer[Any]] | None,
+) -> NDArray[np.uint8]:
+    """Per tile: 0, or 1 + index of its kind in KINDS."""
+    kinds = np.zeros(tile_counts(grid, options.tile), np.uint8)
+    if options.coverage == "box":
+        kinds[in_box(grid, position_zyx_um, options.tile, options.margin_um)] = KINDS.index("box") + 1
+    else:
+        near = near_skeleton(grid, position_zyx_um, parent, options.tile, options.radius_um)
+        n_tiles = round(options.background_share * int(near.sum()))
+        free = ~near & usable[:, None, None]
+        kinds[near] = KINDS.index("skeleton") + 1
+        kinds[background(free, n_tiles, specimen_id, untraced=~near.any(axis=0), projection=projection)] = KINDS.index("background") + 1
+    if not kinds.any():
+        raise GridError(
+            f"cell {specimen_id}: no part of the skeleton lies in the stack (downloaded grid {grid.shape_zyx}); "
+            "check the pixel size, the plane spacing and the frame of the SWC"
+        )
+    return kinds
+
+
+def merged(tiles: pd.DataFrame, wanted: Mask, widest: int) -> list[slice]:
+    """Slices of rows of `tiles` that are wanted, neighbours in a row of a plane and together at most `widest` voxels wide.
+
+    `tiles` is ordered by (z, y0, x0), and neighbours are where they touch.
+    """
+    z, y0, x0, x1 = (tiles[name].to_numpy() for name in ("z", "y0", "x0", "x1"))
+    joins = np.zeros(len(tiles), np.bool_)
+    joins[1:] = (z[1:] == z[:-1]) & (y0[1:] == y0[:-1]) & (x0[1:] == x1[:-1]) & wanted[1:] & wanted[:-1]
+    slices: list[slice] = []
+    for row in np.flatnonzero(wanted).tolist():
+        if joins[row] and x1[row] - x0[slices[-1].start] <= widest:
+            slices[-1] = slice(slices[-1].start, row + 1)
+        else:
+            slices.append(slice(row, row + 1))
+    return slices
+
+
+def _frame(specimen_id: int, kinds: NDArray[np.uint8], grid: Grid, tile: int, bytes_per_px: int) -> pd.DataFrame:
+    z, row, column = np.nonzero(kinds)
+    y0, x0 = row * tile, column * tile
+    y1, x1 = np.minimum(y0 + tile, grid.shape_zyx[1]), np.minimum(x0 + tile, grid.shape_zyx[2])
+    box = {name: values.astype(np.int32) for name, values in zip(("z", "y0", "y1", "x0", "x1"), (z, y0, y1, x0, x1), strict=True)}
+    kind = np.array(KINDS, object)[kinds[z, row, column] - 1]
+    return pd.DataFrame({"specimen_id": np.int64(specimen_id), **box, "kind": kind, "bytes": (y1 - y0) * (x1 - x0) * bytes_per_px})
+
+
+def _size(n_bytes: int) -> str:
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
