@@ -1,0 +1,224 @@
+"""Runs: a labelled volume as sorted row intervals, at most a few hundred thousand numbers where the volume has billions of voxels.
+
+A run is a row (z, y, x0, x1, value) of int32 with x0 < x1 half-open; the runs of an array are ordered by (z, y, x0) and never overlap.
+Spans (see `cones.spans_of`) overlap and come in any order; `settle` turns them into runs, deciding each voxel's class.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# (numbers taken out of arrays, which is all that kernels do, have type Any)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from brightfield.cones import Cones, axis_distance2, grid_numbers, surface_distance
+from brightfield.schema import Label
+
+if TYPE_CHECKING:
+    from brightfield.space import Grid, Window
+
+type Runs = NDArray[np.int32]
+
+_SOMA = int(Label.SOMA)
+
+
+def in_row_order(spans: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The spans ordered by (z, y), otherwise as they came: a counting sort."""
+    if len(spans) == 0:
+        return spans
+    low = spans[:, :2].min(axis=0)
+    n_z, n_y = (spans[:, :2].max(axis=0) - low + 1).tolist()
+    by_y = _counting_sort(spans, 1, int(low[1]), n_y)
+    return _counting_sort(by_y, 0, int(low[0]), n_z)
+
+
+def settle(tubes: NDArray[np.int32], lines: NDArray[np.int32], cones: Cones, grid: Grid) -> Runs:
+    """Runs of class codes from spans whose last column is an index into `cones`.
+
+    A voxel inside several tubes is soma where one of them is; else it has the class of the nearest axis in um, ties going to the lower
+    node id. `lines` (see `connectivity.lines_of`) count only where there is no tube, and follow the same rule among themselves.
+    """
+    shifted = lines + np.array([0, 0, 0, 0, len(cones)], np.int32)
+    spans = in_row_order(np.concatenate([tubes, shifted]))
+    runs = np.empty((len(spans) + 1024, 5), np.int32)
+    filled, done = 0, 0
+    while done < len(spans):
+        filled, done = _settle_rows(spans, done, cones.geometry, cones.label, cones.node_id, grid_numbers(grid), runs, filled)
+        if done < len(spans):
+            runs = np.concatenate([runs, np.empty_like(runs)])
+    return runs[:filled]
+
+
+def union(spans: NDArray[np.int32], value: int) -> Runs:
+    """Runs of one value wherever there is a span."""
+    ordered = in_row_order(spans)
+    runs = np.empty((len(ordered), 5), np.int32)
+    return runs[: _merge_rows(ordered, value, runs)].copy()
+
+
+def voxels_by_value(runs: Runs) -> NDArray[np.int64]:
+    """(256,) int64: voxels of each value."""
+    counts: NDArray[np.int64] = np.bincount(runs[:, 4], weights=runs[:, 3] - runs[:, 2], minlength=256).astype(np.int64)
+    return counts
+
+
+def paint(runs: Runs, window: Window) -> NDArray[np.uint8]:
+    """The window as a dense uint8 array; the runs lie within it."""
+    out = np.zeros([hi - lo for lo, hi in window], np.uint8)
+    _paint(runs, window[0][0], window[1][0], window[2][0], out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _counting_sort(spans: Any, column: int, low: int, n: int) -> Any:
+    start = np.zeros(n + 1, np.int64)
+    for i in range(len(spans)):
+        start[spans[i, column] - low + 1] += 1
+    for i in range(n):
+        start[i + 1] += start[i]
+    out = np.empty_like(spans)
+    for i in range(len(spans)):
+        key = spans[i, column] - low
+        target = start[key]
+        start[key] = target + 1
+        for j in range(5):
+            out[target, j] = spans[i, j]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _row_end(spans: Any, first: int) -> int:
+    end = first + 1
+    while end < len(spans) and spans[end, 1] == spans[first, 1] and spans[end, 0] == spans[first, 0]:
+        end += 1
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _sort_row(spans: Any, first: int, end: int) -> None:
+    """Order the spans of one row by x0, in place; rows are short, and mostly in order."""
+    for i in range(first + 1, end):
+        j = i
+        while j > first and spans[j - 1, 2] > spans[j, 2]:
+            for column in range(2, 5):
+                spans[j - 1, column], spans[j, column] = spans[j, column], spans[j - 1, column]
+            j -= 1
+
+
+@njit(cache=True, nogil=True)
+def _append_run(runs: Any, filled: int, z: int, y: int, x0: int, x1: int, value: int) -> int:
+    if filled > 0:
+        last = runs[filled - 1]
+        if last[3] == x0 and last[4] == value and last[1] == y and last[0] == z:
+            last[3] = x1
+            return filled
+    runs[filled, 0] = z
+    runs[filled, 1] = y
+    runs[filled, 2] = x0
+    runs[filled, 3] = x1
+    runs[filled, 4] = value
+    return filled + 1
+
+
+@njit(cache=True, nogil=True)
+def _merge_rows(spans: Any, value: int, runs: Any) -> int:
+    filled, first = 0, 0
+    while first < len(spans):
+        end = _row_end(spans, first)
+        _sort_row(spans, first, end)
+        z, y, x0, x1 = spans[first, 0], spans[first, 1], spans[first, 2], spans[first, 3]
+        for i in range(first + 1, end):
+            if spans[i, 2] <= x1:
+                x1 = max(x1, spans[i, 3])
+            else:
+                filled = _append_run(runs, filled, z, y, x0, x1, value)
+                x0, x1 = spans[i, 2], spans[i, 3]
+        filled = _append_run(runs, filled, z, y, x0, x1, value)
+        first = end
+    return filled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _settle_rows(spans: Any, done: int, cones: Any, label: Any, node_id: Any, grid: Any, runs: Any, filled: int) -> tuple[int, int]:
+    """Append the runs of the rows from span `done` on; returns runs filled and spans finished, early when a row might not fit."""
+    n = len(cones)
+    while done < len(spans):
+        end = _row_end(spans, done)
+        _sort_row(spans, done, end)
+        most = 0
+        for i in range(done, end):
+            most += spans[i, 3] - spans[i, 2]
+        if filled + most > len(runs):
+            return filled, done
+        first = done
+        while first < end:
+            x1 = spans[first, 3]
+            value = label[spans[first, 4] % n]
+            alike = True
+            last = first + 1
+            while last < end and spans[last, 2] < x1:
+                x1 = max(x1, spans[last, 3])
+                alike = alike and label[spans[last, 4] % n] == value
+                last += 1
+            if alike:
+                filled = _append_run(runs, filled, spans[first, 0], spans[first, 1], spans[first, 2], x1, value)
+            else:
+                filled = _settle_cluster(spans, first, last, x1, cones, label, node_id, grid, runs, filled)
+            first = last
+        done = end
+    return filled, done
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _settle_cluster(
+    spans: Any, first: int, last: int, x1: int, cones: Any, label: Any, node_id: Any, grid: Any, runs: Any, filled: int
+) -> int:
+    """Decide voxel by voxel where spans of several classes overlap."""
+    z, y = spans[first, 0], spans[first, 1]
+    for x in range(spans[first, 2], x1):
+        value = _class_at(spans, first, last, x, cones, label, node_id, grid)
+        filled = _append_run(runs, filled, z, y, x, x + 1, value)
+    return filled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _class_at(spans: Any, first: int, last: int, x: int, cones: Any, label: Any, node_id: Any, grid: Any) -> int:
+    n = len(cones)
+    z_um, y_um, x_um = grid[0] + spans[first, 0] * grid[3], grid[1] + spans[first, 1] * grid[4], grid[2] + x * grid[5]
+    best, nearest, in_tube = -1, np.inf, False
+    for i in range(first, last):
+        if not spans[i, 2] <= x < spans[i, 3]:
+            continue
+        cone = spans[i, 4] % n
+        is_tube = spans[i, 4] < n
+        if in_tube and not is_tube:
+            continue
+        if is_tube and not in_tube:
+            best, nearest, in_tube = -1, np.inf, True
+        distance2 = -1.0 if label[cone] == _SOMA else axis_distance2(cones[cone], z_um, y_um, x_um)
+        if best < 0 or distance2 < nearest or (distance2 == nearest and node_id[cone] < node_id[best]):
+            best, nearest = cone, distance2
+    return label[best]
+
+
+@njit(cache=True, nogil=True)
+def _paint(runs: Any, z0: int, y0: int, x0: int, out: Any) -> None:
+    for i in range(len(runs)):
+        out[runs[i, 0] - z0, runs[i, 1] - y0, runs[i, 2] - x0 : runs[i, 3] - x0] = runs[i, 4]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def paint_distance(spans: Any, cones: Any, grid: Any, band_um: float, z0: int, y0: int, x0: int, out: Any) -> None:
+    """Lower `out` (float32, um, beginning at voxel z0, y0, x0) to the signed distance of each span's cone, not below -band_um."""
+    for i in range(len(spans)):
+        z, y, cone = spans[i, 0], spans[i, 1], cones[spans[i, 4]]
+        z_um, y_um = grid[0] + z * grid[3], grid[1] + y * grid[4]
+        row = out[z - z0, y - y0]
+        for x in range(spans[i, 2], spans[i, 3]):
+            distance = max(surface_distance(cone, z_um, y_um, grid[2] + x * grid[5]), -band_um)
+            if distance < row[x - x0]:
+                row[x - x0] = distance
