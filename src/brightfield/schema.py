@@ -307,7 +307,41 @@ SPLITS = Table(
     ),
 )
 
-_LABEL_NAMES = {Label.SOMA: "soma", Label.AXON: "axon", Label.BASAL_DENDRITE: "basal", Label.APICAL_DENDRITE: "apical"}
+LABEL_NAMES = {Label.SOMA: "soma", Label.AXON: "axon", Label.BASAL_DENDRITE: "basal", Label.APICAL_DENDRITE: "apical"}
+
+LABEL_STATS = Table(
+    "labels",
+    DATA_DIR / "labels.parquet",
+    "What was painted: voxels by class and by reason, connectivity, and what a voxel without a label means.",
+    ("specimen_id",),
+    (
+        _SPECIMEN,
+        Column("label_kind", _TEXT, "", "inside, semantic, centerline or distance"),
+        Column("voxels_background", _INT, "voxels", "Downloaded voxels labelled background"),
+        *(Column(f"voxels_{name}", _INT, "voxels", f"Voxels labelled {name}") for name in LABEL_NAMES.values()),
+        Column("voxels_unknown", _INT, "voxels", "Downloaded voxels labelled unknown"),
+        *(
+            Column(f"unknown_{reason.name.lower()}", _INT, "voxels", f"Voxels with the reason bit {reason.name}")
+            for reason in Reason
+            if reason.name
+        ),
+        Column(
+            "ignored_share_5um",
+            _FLOAT,
+            "1",
+            "Share of unknown voxels within 5 um of the arbor, tube voxels counted as known",
+            nullable=True,
+        ),
+        Column("n_trees", _SMALL, "", "Trees (roots) of the skeleton"),
+        Column("n_components", _SMALL, "", "Connected components of the labelled voxels; n_trees at most"),
+        Column("n_loops", _SMALL, "", "Loops that the labelled voxels close and the skeleton does not", nullable=True),
+        Column("n_contacts", _SMALL, "", "Places where branches touch that are apart in the skeleton", nullable=True),
+        *(
+            Column(f"absent_{name}", _TEXT, "", f"What a voxel not labelled {name} means: absent or unknown")
+            for name in LABEL_NAMES.values()
+        ),
+    ),
+)
 
 MANIFEST = Table(
     "manifest",
@@ -338,8 +372,8 @@ MANIFEST = Table(
         Column("voxel_x_um", _FLOAT, "um", "Voxel size in x", nullable=True),
         Column("n_nodes", _SMALL, "nodes", "Nodes of the skeleton", nullable=True),
         Column("n_trees", _SMALL, "", "Trees (roots) of the skeleton", nullable=True),
-        *(Column(f"path_{name}_um", _FLOAT, "um", f"Path length of class {name}", nullable=True) for name in _LABEL_NAMES.values()),
-        *(Column(f"voxels_{name}", _INT, "voxels", f"Voxels labelled {name}", nullable=True) for name in _LABEL_NAMES.values()),
+        *(Column(f"path_{name}_um", _FLOAT, "um", f"Path length of class {name}", nullable=True) for name in LABEL_NAMES.values()),
+        *(Column(f"voxels_{name}", _INT, "voxels", f"Voxels labelled {name}", nullable=True) for name in LABEL_NAMES.values()),
         Column("voxels_unknown", _INT, "voxels", "Voxels labelled unknown near the arbor or in downloaded pixels", nullable=True),
         Column(
             "ignored_share_5um",
@@ -350,7 +384,7 @@ MANIFEST = Table(
         ),
         *(
             Column(f"absent_{name}", _TEXT, "", f"What a voxel not labelled {name} means: absent or unknown", nullable=True)
-            for name in _LABEL_NAMES.values()
+            for name in LABEL_NAMES.values()
         ),
         Column("license", _TEXT, "", "Terms the cell's data is under"),
         Column("license_url", _TEXT, "", "Where the terms are"),
@@ -361,4 +395,34 @@ MANIFEST = Table(
     ),
 )
 
-TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, ALIGNMENT, ALIGNMENT_CELLS, SPLITS, MANIFEST)
+PATCHES = Table(
+    "patches",
+    DATA_DIR / "patches.parquet",
+    "Where to sample: boxes of the downloaded grid, chosen along the path and by class, never centred on unknown.",
+    ("specimen_id", "patch"),
+    (
+        _SPECIMEN,
+        Column("patch", _SMALL, "", "Number of the patch within the cell"),
+        Column("kind", _TEXT, "", "dendrite, axon, soma, keypoint, hard_negative, edge or random: why this place"),
+        Column("split", _TEXT, "", "train, val or test: the side of the cell"),
+        Column("fold", _SMALL, "", "Cross-validation fold of the cell; null for test", nullable=True),
+        Column("z0", _SMALL, "voxels", "First plane"),
+        Column("z1", _SMALL, "voxels", "Plane after the last"),
+        Column("y0", _SMALL, "voxels", "First row"),
+        Column("y1", _SMALL, "voxels", "Row after the last"),
+        Column("x0", _SMALL, "voxels", "First column"),
+        Column("x1", _SMALL, "voxels", "Column after the last"),
+        Column("node_id", _INT, "", "SWC node (child of the edge) that the patch was placed by; null where by none", nullable=True),
+        Column("voxels_background", _INT, "voxels", "Voxels of the patch labelled background"),
+        *(Column(f"voxels_{name}", _INT, "voxels", f"Voxels of the patch labelled {name}") for name in LABEL_NAMES.values()),
+        Column("voxels_unknown", _INT, "voxels", "Voxels of the patch labelled unknown"),
+        Column("ignored_fraction", _FLOAT, "1", "Share of the patch that is unknown or was not downloaded"),
+        Column("fetched_fraction", _FLOAT, "1", "Share of the patch that was downloaded"),
+        Column(
+            "difficulty", _FLOAT, "1", "0: stain stands out; 1: no contrast (1 - d'/12 of its stretch); null off the arbor", nullable=True
+        ),
+        Column("weight", _FLOAT, "1", "Sampling weight: the mix restored within the cell; the weights of a cell add up to 1"),
+    ),
+)
+
+TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, LABEL_STATS, ALIGNMENT, ALIGNMENT_CELLS, SPLITS, MANIFEST, PATCHES)
