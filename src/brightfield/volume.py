@@ -37,13 +37,17 @@ class LabelMeta:
     """What makes a volume a label image: colours, names, and the image it labels.
 
     colours_rgba: label value -> red, green, blue, alpha, each 0-255.
-    names: label value -> its name.
+    names: label value -> its name, for the same values; may be empty.
     source_image: path of the image's group, relative to this label's group.
     """
 
     colours_rgba: Mapping[int, tuple[int, int, int, int]]
     source_image: str
     names: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.names and self.names.keys() != self.colours_rgba.keys():
+            raise ValueError(f"names are for {sorted(self.names)}, colours for {sorted(self.colours_rgba)}; OME-Zarr wants them equal")
 
     def to_dict(self) -> dict[str, Any]:
         """The `image-label` metadata of OME-Zarr."""
@@ -103,14 +107,20 @@ class Volume:
     def read(self, window: Window | None = None, level: int = 0) -> NDArray[Any]:
         """The voxels of a half-open box of a level (default: all), decoded; what is not stored is the fill value.
 
-        Raises GridError for a box that is not within the level.
+        Raises GridError for a box that is not within the level, StackError where what is stored fails its checksum.
         """
         shape = self.specs[level].shape_zyx
         box = self.grids[level].window if window is None else window
         if not all(0 <= lo <= hi <= n for (lo, hi), n in zip(box, shape, strict=True)):
             raise GridError(f"window {box} is not within level {level} of shape {shape}; cut it at the volume's end")
         (z0, z1), (y0, y1), (x0, x1) = box
-        return np.asarray(self.arrays[level][z0:z1, y0:y1, x0:x1])
+        try:
+            return np.asarray(self.arrays[level][z0:z1, y0:y1, x0:x1])
+        except (ValueError, RuntimeError) as error:
+            where = f"{self.path or self._store}/{self._key(str(level))}"
+            raise StackError(
+                f"voxels {box} cannot be decoded: {error}; delete the volume and fetch it again with `dvc pull`", path=where
+            ) from error
 
     def shard_path(self, level: int, shard_index_zyx: Index) -> Path:
         """The file of a shard; it exists exactly when the shard is finished and not empty."""
