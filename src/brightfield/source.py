@@ -68,6 +68,7 @@ class Cell:
     marker_file_id: int | None = None
     marker_url: str | None = None
     stack: Stack | None = None
+    stack_problem: str | None = None  # why the source's images make up no stack that can be used, where it has some
 
 
 @dataclass(frozen=True, slots=True)
