@@ -11,9 +11,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from brightfield import __version__
 from brightfield.errors import BrightfieldError, CheckError, ConfigError
+
+if TYPE_CHECKING:
+    from brightfield.config import Config
 
 STAGES = ("query", "download", "rasterize", "align", "split", "manifest", "report")
 
@@ -62,6 +66,13 @@ def _add(commands: Commands, name: str, command: Command, help_text: str) -> arg
     return parser
 
 
+def _params(words: argparse.Namespace) -> Config:
+    from brightfield.config import load
+    from brightfield.schema import PARAMS_FILE
+
+    return load(words.root / PARAMS_FILE)
+
+
 # ------------------------------------------------------------------------------------------------------ configuration and plan
 
 
@@ -75,17 +86,17 @@ def _add_config(commands: Commands) -> None:
 
 
 def _config(words: argparse.Namespace) -> int:
-    from brightfield import config
+    from brightfield import composition
 
     if words.check:
-        config.check(words.root)
+        composition.require_fresh(words.root)
         print("params.yaml is what conf/ composes to")
         return 0
-    composed = config.compose(words.overrides, words.root)
+    composed = composition.compose(words.overrides, words.root)
     if words.show:
-        print(config.dump(composed), end="")
+        print(composition.dump(composed), end="")
     else:
-        print(f"wrote {config.write_params(composed, words.root)}; now run `dvc repro`")
+        print(f"wrote {composition.write_params(composed, words.root)}; now run `dvc repro`")
     return 0
 
 
@@ -97,10 +108,10 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(words: argparse.Namespace) -> int:
-    from brightfield import config
+    from brightfield import composition
     from brightfield.stages import download
 
-    composed = config.compose(words.overrides, words.root) if words.overrides else config.load(words.root)
+    composed = composition.compose(words.overrides, words.root) if words.overrides else _params(words)
     plan = download.plan(composed, words.root)
     print(plan.as_json(words.rate) if words.json else plan.as_text(words.rate))
     return 0
@@ -117,9 +128,7 @@ def _add_stage(commands: Commands) -> None:
 def _stage(words: argparse.Namespace) -> int:
     from importlib import import_module
 
-    from brightfield import config
-
-    import_module(f"brightfield.stages.{words.name}").run(config.load(words.root), words.root)
+    import_module(f"brightfield.stages.{words.name}").run(_params(words), words.root)
     return 0
 
 
@@ -129,10 +138,9 @@ def _add_refresh(commands: Commands) -> None:
 
 
 def _refresh(words: argparse.Namespace) -> int:
-    from brightfield import config
     from brightfield.stages import query
 
-    print(query.refresh(config.load(words.root), words.root, write=words.write))
+    print(query.refresh(_params(words), words.root, write=words.write))
     return 0
 
 
@@ -142,9 +150,9 @@ def _add_gc(commands: Commands) -> None:
 
 
 def _gc(words: argparse.Namespace) -> int:
-    from brightfield import config, workcache
+    from brightfield import workcache
 
-    freed = workcache.gc(words.root, config.load(words.root).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
+    freed = workcache.gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
     print(f"freed {freed / 1e9:.2f} GB")
     return 0
 
@@ -177,10 +185,9 @@ def _add_salt(commands: Commands) -> None:
 
 
 def _salt(words: argparse.Namespace) -> int:
-    from brightfield import config
     from brightfield.stages import split
 
-    print(split.search_salt(config.load(words.root), words.root, words.candidates))
+    print(split.search_salt(_params(words), words.root, words.candidates))
     return 0
 
 
