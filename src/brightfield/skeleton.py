@@ -512,7 +512,7 @@ def _marker(text: str, voxel_size_zyx_um: Triple, path: str | Path, line: int) -
         raise MarkerError(f"{expected}, this line has {len(fields)}; fetch the file again", path=path, line=line)
     try:
         x, y, z, kind = float(fields[0]), float(fields[1]), float(fields[2]), int(fields[_MARKER_COLUMNS.index("name")])
-        if not max(abs(x), abs(y), abs(z)) < FARTHEST_UM:
+        if not all(abs(value) < FARTHEST_UM for value in (x, y, z)):
             raise ValueError
     except ValueError as problem:
         expected = f"x, y, z must be numbers of micrometres and name the kind ({', '.join(str(int(k)) for k in MarkerKind)})"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from brightfield.shards import ArraySpec
 from brightfield.skeleton import Skeleton, format_swc
-from brightfield.space import Triple
+from brightfield.space import Grid, Triple
 
 # ----------------------------------------------------------------------------------------------------------- skeletons and SWC text
 
@@ -81,3 +84,37 @@ def swc_documents(draw: st.DrawFn) -> tuple[bytes, Skeleton]:
             else draw(st.sampled_from([b"", b" "])) + line.replace(b" ", gap) + draw(st.sampled_from([b"", b" # end"]))
         )
     return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + newline.join([*lines, b""]), skeleton
+
+
+# --------------------------------------------------------------------------------------------------------------------------- volumes
+
+_SMALL_SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 30), st.integers(1, 30))
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Grid:
+    """Grids of any spacing that microscopes have, anisotropic, anywhere."""
+    size = st.floats(0.05, 5.0)
+    origin = st.floats(-1e4, 1e4)
+    return Grid(draw(_SMALL_SHAPES), draw(st.tuples(size, size, size)), draw(st.tuples(origin, origin, origin)))
+
+
+@st.composite
+def array_specs(draw: st.DrawFn) -> ArraySpec:
+    """Arrays whose chunks and shards divide nothing but each other."""
+    chunk = draw(st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(1, 9)))
+    shard = tuple(c * n for c, n in zip(chunk, draw(st.tuples(*[st.integers(1, 3)] * 3)), strict=True))
+    dtype = draw(st.sampled_from(["uint8", "uint16", "int16", "float32"]))
+    return ArraySpec(draw(_SMALL_SHAPES), chunk, (shard[0], shard[1], shard[2]), np.dtype(dtype), draw(st.sampled_from([0, 7])))
+
+
+@st.composite
+def sparse_voxels(draw: st.DrawFn, spec: ArraySpec) -> NDArray[Any]:
+    """A whole array of `spec`: boxes of one value and of noise in the fill value."""
+    voxels = np.full(spec.shape_zyx, spec.fill_value, spec.dtype)
+    noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    for _ in range(draw(st.integers(0, 4))):
+        box = tuple(slice(*sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n))))) for n in spec.shape_zyx)
+        constant = draw(st.booleans())
+        voxels[box] = draw(st.integers(0, 255)) if constant else noise.integers(0, 255, voxels[box].shape)
+    return voxels
