@@ -1,7 +1,8 @@
 """The typed configuration: every option with its type, range, unit, default and meaning, and the rules between options.
 
 Stages read `params.yaml` through `load`; `composition.py` makes that file from `conf/`. Both end in `validate`, so that an option is
-judged by the same rule wherever it was written. Hydra refuses `Literal` and frozen dataclasses: the choices are enums, the groups plain dataclasses.
+judged by the same rule wherever it was written. Hydra refuses `Literal` and frozen dataclasses: the choices are enums, the groups plain
+dataclasses.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class SplitConfig:
     """Who is on which side."""
 
     strategy: Annotated[SplitStrategy, _doc("How cells are assigned to train, val and test")] = SplitStrategy.donor_hash
-    salt: Annotated[str, _doc("donor_hash: frozen text hashed with each group; another salt moves cells")] = "brightfield-1"
+    salt: Annotated[str, _doc("donor_hash: frozen text hashed with each group; another salt moves cells")] = "brightfield-5390340"
     test: Annotated[_Fraction, _doc("Share of test")] = 0.15
     val: Annotated[_Fraction, _doc("Share of val")] = 0.15
     n_folds: Annotated[int, Field(ge=2, le=50), _doc("Cross-validation folds over train and val")] = 5
@@ -195,6 +196,7 @@ class PatchesConfig:
     size_um: Annotated[list[float], _doc("Patch (z, y, x) in um; where given it replaces size_zyx")] = field(default_factory=list)
     per_cell: Annotated[int, Field(ge=0, le=100000), _doc("Patches of a cell")] = 200
     seed: Annotated[int, Field(ge=0), _doc("Seed of the draw")] = 0
+    min_fetched: Annotated[_Share, _doc("Least share of a patch that was downloaded; 1: never outside of it")] = 1.0
     dendrite: Annotated[_Share, _doc("Share centred on dendrites, by path length")] = 0.35
     axon: Annotated[_Share, _doc("Share centred on axon, by path length")] = 0.25
     soma: Annotated[_Share, _doc("Share centred on the soma")] = 0.05
