@@ -6,6 +6,7 @@ boxes of the downloaded grid (`space.download_grid`), aligned to multiples of th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,10 @@ STORED_SHARE = (0.40, 0.60)
 """Of the uncompressed bytes: blosc-zstd left 0.34-0.42 of a real crop, and the pyramid adds 0.3 of that."""
 
 MERGE_PX = 8192
-"""Full-resolution width of the largest merged request: it covers every row of a neuron, and stays well below what JPEG can hold."""
+"""Full-resolution width of the widest merged request: most rows of a neuron fit, and it stays well below what JPEG can hold."""
+
+UNIT_BYTES = 2**28
+"""Pixels that are fetched, written and recorded as a whole; with it memory and what a killed run loses are bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ class PlanOptions:
         if self.tile > min(self.shard_zyx[1:]):
             limit = min(self.shard_zyx[1:]) << self.level
             raise ConfigError(f"image.tile_px={self.tile_px} is larger than a shard; choose at most {limit}, or a larger image.shard_zyx")
+        if any(edge % self.tile for edge in self.shard_zyx[1:]):
+            raise ConfigError(
+                f"image.shard_zyx={list(self.shard_zyx)} cuts through tiles of {self.tile} voxels (image.tile_px >> image.level); "
+                "make the shard's rows and columns multiples of that"
+            )
 
     @property
     def tile(self) -> int:
@@ -82,6 +91,18 @@ class PlanOptions:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Shards that are fetched, written and recorded together, so that no request ever spans two units.
+
+    requests: slices of rows of `CellPlan.tiles`, in plane order.
+    """
+
+    shards_zyx: tuple[Shape, ...]
+    requests: tuple[slice, ...]
+    n_bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class CellPlan:
     """The tiles of one cell.
@@ -97,6 +118,7 @@ class CellPlan:
     z_step: int
     tiles: pd.DataFrame
     usable: Mask
+    shard_zyx: Shape
     bytes_per_px: int = 1
 
     @cached_property
@@ -106,9 +128,41 @@ class CellPlan:
         return requested
 
     @cached_property
-    def requests(self) -> list[slice]:
-        """Rows of `tiles` that one request fetches: neighbours in a row of a plane, at most MERGE_PX wide, unusable planes left out."""
-        return merged(self.tiles, self.requested, MERGE_PX >> self.level)
+    def units(self) -> tuple[Unit, ...]:
+        """What is fetched, in the order that completes shards soonest: neighbouring shards of a row, up to UNIT_BYTES of tiles.
+
+        Within a unit, neighbouring tiles of a row merge into one request, up to MERGE_PX.
+        """
+        counts = [-(-n // edge) for n, edge in zip(self.grid.shape_zyx, self.shard_zyx, strict=True)]
+        z, y, x = (self.tiles[name].to_numpy() // edge for name, edge in zip(("z", "y0", "x0"), self.shard_zyx, strict=True))
+        shard_of_row = (z * counts[1] + y) * counts[2] + x
+        n_bytes = self.tiles["bytes"].to_numpy()
+        unit_of_row = _unit_of_row(shard_of_row, counts[2], np.where(self.requested, n_bytes, 0))
+        requests: dict[int, list[slice]] = {}
+        for rows in _merged(self.tiles, np.where(self.requested, unit_of_row, -1), MERGE_PX >> self.level):
+            requests.setdefault(int(unit_of_row[rows.start]), []).append(rows)
+        return tuple(self._unit(requests[unit], shard_of_row, counts) for unit in sorted(requests))
+
+    def _unit(self, requests: list[slice], shard_of_row: NDArray[np.int64], counts: list[int]) -> Unit:
+        shards = sorted({shard for rows in requests for shard in shard_of_row[rows].tolist()})
+        n_bytes = self.tiles["bytes"].to_numpy()
+        places = tuple((shard // counts[2] // counts[1], shard // counts[2] % counts[1], shard % counts[2]) for shard in shards)
+        return Unit(places, tuple(requests), sum(int(n_bytes[rows].sum()) for rows in requests))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all that the plan says: equal plans have equal digests."""
+        head = [self.specimen_id, self.grid.to_dict(), self.level, self.z_step, self.shard_zyx, self.bytes_per_px, self.usable.tolist()]
+        digest = hashlib.sha256(json.dumps(head).encode())
+        for name in ("z", "y0", "y1", "x0", "x1"):
+            digest.update(self.tiles[name].to_numpy("<i4").tobytes())
+        digest.update("".join(self.tiles["kind"].str[0]).encode())
+        return digest.hexdigest()
+
+    @property
+    def n_requests(self) -> int:
+        """Requests without retries."""
+        return sum(len(unit.requests) for unit in self.units)
 
     @property
     def n_planes(self) -> int:
@@ -154,8 +208,8 @@ class Plan:
             "planes": sum(cell.n_planes for cell in self.cells),
             "tiles": sum(int(cell.requested.sum()) for cell in self.cells),
             "tiles_missing": sum(int((~cell.requested).sum()) for cell in self.cells),
-            "requests": sum(len(cell.requests) for cell in self.cells),
-            "requests_todo": sum(len(cell.requests) for cell in todo),
+            "requests": sum(cell.n_requests for cell in self.cells),
+            "requests_todo": sum(cell.n_requests for cell in todo),
             "bytes": n_bytes,
             "bytes_todo": n_bytes_todo,
             "wire_bytes_todo": [round(pixels * share) for share in JPEG_BYTES_PER_PX],
@@ -184,7 +238,7 @@ class Plan:
                 "planes": cell.n_planes,
                 "tiles": int(cell.requested.sum()),
                 "tiles_missing": int((~cell.requested).sum()),
-                "requests": len(cell.requests),
+                "requests": cell.n_requests,
                 "bytes": cell.n_bytes,
                 "there": cell.specimen_id in self.there,
             }
@@ -228,13 +282,11 @@ def plan_cell(
     skeleton: Skeleton | None,
     options: PlanOptions,
     projection: NDArray[np.integer[Any]] | None = None,
-    *,
-    bytes_per_px: int = 1,
 ) -> CellPlan:
     """The tiles that `options` ask of one cell.
 
     skeleton: as in the file; the coverages `skeleton` and `box` need it. projection: the minimum projection of the stack along z, at any
-    level, for background that is dark but untraced. bytes_per_px: 2 for 16-bit stacks.
+    level, for background that is dark but untraced.
 
     Raises GridError for a cell without a stack or skeleton, or whose skeleton lies outside of its stack.
     """
@@ -249,8 +301,9 @@ def plan_cell(
             raise GridError(f"cell {cell.specimen_id}: coverage={options.coverage} needs a skeleton; use image.coverage=full for this cell")
         position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, options.swc_origin)
         kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, options, projection)
+    bytes_per_px = cell.stack.bits // 8
     tiles = _frame(cell.specimen_id, kinds, grid, options.tile, bytes_per_px)
-    return CellPlan(cell.specimen_id, grid, options.level, options.z_step, tiles, usable, bytes_per_px)
+    return CellPlan(cell.specimen_id, grid, options.level, options.z_step, tiles, usable, options.shard_zyx, bytes_per_px)
 
 
 def _kinds(
@@ -280,16 +333,27 @@ def _kinds(
     return kinds
 
 
-def merged(tiles: pd.DataFrame, wanted: Mask, widest: int) -> list[slice]:
-    """Slices of rows of `tiles` that are wanted, neighbours in a row of a plane and together at most `widest` voxels wide.
+def _unit_of_row(shard_of_row: NDArray[np.int64], n_columns: int, n_bytes: NDArray[Any]) -> NDArray[np.int64]:
+    """The unit of each tile, numbered in the order of its shards: a row of `n_columns` shards, cut where it exceeds UNIT_BYTES."""
+    shards, of_row = np.unique(shard_of_row, return_inverse=True)
+    bytes_of_shard = np.bincount(of_row, weights=n_bytes).astype(np.int64)
+    unit_of_shard = np.empty(len(shards), np.int64)
+    unit, filled, previous = -1, 0, -1
+    for number, (shard, size) in enumerate(zip(shards.tolist(), bytes_of_shard.tolist(), strict=True)):
+        if shard // n_columns != previous or filled + size > UNIT_BYTES:
+            unit, filled, previous = unit + 1, 0, shard // n_columns
+        filled += size
+        unit_of_shard[number] = unit
+    return unit_of_shard[of_row]
 
-    `tiles` is ordered by (z, y0, x0), and neighbours are where they touch.
-    """
+
+def _merged(tiles: pd.DataFrame, unit_of_row: NDArray[np.int64], widest: int) -> list[slice]:
+    """Slices of rows of one unit (-1: not wanted) that touch in a row of a plane and are together at most `widest` voxels wide."""
     z, y0, x0, x1 = (tiles[name].to_numpy() for name in ("z", "y0", "x0", "x1"))
     joins = np.zeros(len(tiles), np.bool_)
-    joins[1:] = (z[1:] == z[:-1]) & (y0[1:] == y0[:-1]) & (x0[1:] == x1[:-1]) & wanted[1:] & wanted[:-1]
+    joins[1:] = (z[1:] == z[:-1]) & (y0[1:] == y0[:-1]) & (x0[1:] == x1[:-1]) & (unit_of_row[1:] == unit_of_row[:-1])
     slices: list[slice] = []
-    for row in np.flatnonzero(wanted).tolist():
+    for row in np.flatnonzero(unit_of_row >= 0).tolist():
         if joins[row] and x1[row] - x0[slices[-1].start] <= widest:
             slices[-1] = slice(slices[-1].start, row + 1)
         else:

@@ -37,6 +37,7 @@ class Stack:
     plane_um: float
     planes: tuple[Plane, ...]
     projection_id: int | None = None
+    bits: int = 8  # 8 or 16 per pixel
 
     @property
     def grid(self) -> Grid:
