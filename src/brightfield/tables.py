@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,23 @@ def read_table(table: Table, root: Path, *, columns: list[str] | None = None) ->
         missing = sorted(set(table.column_names) ^ set(found.names))
         raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
     frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
+def frame_of(table: Table, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows as a frame of `table` with the dtypes that `read_table` gives; a column that a row does not name is null in it.
+
+    Raises TableError for a value that does not fit its column, or a column that the table does not have.
+    """
+    columns = set(table.column_names)
+    try:
+        values = list(rows)
+        if unknown := {name for row in values for name in row} - columns:
+            raise TableError(f"{table.name} has no column {', '.join(sorted(unknown))}", path=table.path)
+        arrow = pa.Table.from_pylist(values, schema=table.arrow_schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"a value does not fit the {table.name} table: {error}", path=table.path) from error
+    frame: pd.DataFrame = arrow.to_pandas(types_mapper=_nullable_dtype)
     return frame
 
 
