@@ -298,17 +298,23 @@ def test_no_answer_depends_on_the_order_of_the_lines(skeleton: Skeleton, data: s
         skeleton.n_bifurcations,
         skeleton.bounding_box_um,
     )
-    assert other.renumbered() == skeleton.renumbered()
+    assert other.parents_first() == skeleton.parents_first()
 
 
 @given(forests())
-def test_renumbered_puts_parents_first_and_keeps_the_forest(skeleton: Skeleton) -> None:
-    renumbered = skeleton.renumbered()
-    assert renumbered.node_id.tolist() == list(range(1, len(skeleton) + 1))
-    assert (renumbered.parent < np.arange(len(skeleton))).all()
-    assert renumbered.path_length_um() == skeleton.path_length_um()
-    assert renumbered.n_trees == skeleton.n_trees
-    assert renumbered.renumbered() == renumbered
+def test_parents_first_keeps_the_forest(skeleton: Skeleton) -> None:
+    ordered = skeleton.parents_first()
+    assert (ordered.parent < np.arange(len(skeleton))).all()
+    assert (np.diff(ordered.tree) >= 0).all()
+    assert parents_by_id(ordered) == parents_by_id(skeleton)
+
+
+def parents_by_id(skeleton: Skeleton) -> dict[int, tuple[int, ...]]:
+    """Parent id and position of every node id."""
+    parent_id = np.where(skeleton.parent == -1, -1, skeleton.node_id[skeleton.parent])
+    return {
+        int(i): (int(p), *position) for i, p, position in zip(skeleton.node_id, parent_id, skeleton.position_zyx_um.tolist(), strict=True)
+    }
 
 
 def test_moving_keeps_everything_else() -> None:

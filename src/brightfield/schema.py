@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -58,6 +59,32 @@ class MarkerKind(IntEnum):
     SOMA_SURFACE = 30
 
 
+class TipKind(StrEnum):
+    """Why a neurite ends where it does."""
+
+    NATURAL = "natural"
+    CUT = "cut"
+    UNTRACED = "untraced"
+
+
+class Verdict(StrEnum):
+    """Whether a stretch of the skeleton lies on its stain."""
+
+    ON = "ON"
+    ALONGSIDE = "ALONGSIDE"
+    NOT_ON = "NOT ON"
+    NO_DATA = "NO DATA"
+
+
+class Grade(StrEnum):
+    """How much of a cell lies on its stain."""
+
+    A = "A"
+    B = "B"
+    C = "C"
+    REJECTED = "rejected"
+
+
 class Split(StrEnum):
     """The side a cell is on."""
 
@@ -103,6 +130,8 @@ PARAMS_FILE = Path("params.yaml")
 SKELETONS_DIR = DATA_DIR / "skeletons"
 IMAGES_DIR = DATA_DIR / "images"
 LABELS_DIR = DATA_DIR / "labels"
+EXPORTS_DIR = DATA_DIR / "swc"
+KEYS_DIR = DATA_DIR / "keys"
 CROISSANT_FILE = DATA_DIR / "croissant.json"
 CARD_FILE = DATA_DIR / "README.md"
 REPORT_FILE = REPORTS_DIR / "report.html"
@@ -120,6 +149,11 @@ def marker_file(specimen_id: int) -> Path:
     return SKELETONS_DIR / f"{specimen_id}.marker"
 
 
+def swc_export_file(specimen_id: int, unit: Literal["um", "voxels"]) -> Path:
+    """The skeleton as the labels were drawn from it, for evaluators: in um, or in voxels of the downloaded grid."""
+    return EXPORTS_DIR / f"{specimen_id}_{unit}.swc"
+
+
 def image_store(specimen_id: int) -> Path:
     """The OME-Zarr image of one cell."""
     return IMAGES_DIR / f"{specimen_id}.zarr"
@@ -128,6 +162,11 @@ def image_store(specimen_id: int) -> Path:
 def label_store(specimen_id: int) -> Path:
     """The OME-Zarr labels of one cell."""
     return LABELS_DIR / f"{specimen_id}.zarr"
+
+
+def keys_file(stage: str) -> Path:
+    """The key of every cell that a stage finished: by it a pulled cell is known to be valid, and is not computed again."""
+    return KEYS_DIR / f"{stage}.json"
 
 
 REASON_GROUP = "reason"
@@ -267,6 +306,7 @@ ALIGNMENT = Table(
         Column("shift_um", _FLOAT, "um", "Sideways shift of the strongest stain", nullable=True),
         Column("shift_z_um", _FLOAT, "um", "Axial shift of the strongest stain", nullable=True),
         Column("coverage", _FLOAT, "1", "Share of samples that are individually darker than their ring", nullable=True),
+        Column("p_value", _FLOAT, "1", "Share of random placements nearby that are as dark as this path or darker", nullable=True),
         Column("verdict", _TEXT, "", "ON, ALONGSIDE, NOT ON or NO DATA"),
     ),
 )
@@ -288,8 +328,38 @@ ALIGNMENT_CELLS = Table(
         Column("shift_x_um", _FLOAT, "um", "Rigid shift in x that fits best", nullable=True),
         Column("shift_z_um", _FLOAT, "um", "Rigid shift in z that fits best", nullable=True),
         Column("share_on", _FLOAT, "1", "Share of path length with verdict ON", nullable=True),
+        Column("share_on_dendrite", _FLOAT, "1", "The same for dendrites", nullable=True),
+        Column("share_on_axon", _FLOAT, "1", "The same for the axon", nullable=True),
         Column("grade", _TEXT, "", "A, B, C or rejected"),
+        Column("grade_dendrite", _TEXT, "", "The same for dendrites; null without any", nullable=True),
+        Column("grade_axon", _TEXT, "", "The same for the axon; null without any", nullable=True),
         Column("reason", _TEXT, "", "Why the cell is rejected; null where it is not", nullable=True),
+    ),
+)
+
+NODES = Table(
+    "nodes",
+    DATA_DIR / "nodes.parquet",
+    "Every skeleton node, for evaluators: where it is, how it ends, and whether a missed edge may be held against a tracer.",
+    ("specimen_id", "node_id"),
+    (
+        _SPECIMEN,
+        Column("node_id", _INT, "", "Node id of the SWC"),
+        Column("parent_id", _INT, "", "Node id of the parent; null for a root", nullable=True),
+        Column("type", _SMALL, "", "SWC type as traced"),
+        Column("label", _SMALL, "", "Label code of the node and of the edge to its parent"),
+        Column("tree", _SMALL, "", "Number of the tree within the cell, by the node id of its root"),
+        Column("z_um", _FLOAT, "um", "Position in the frame of the stack, z"),
+        Column("y_um", _FLOAT, "um", "Position in the frame of the stack, y"),
+        Column("x_um", _FLOAT, "um", "Position in the frame of the stack, x"),
+        Column("z_vox", _FLOAT, "voxels", "Position on the downloaded grid, z; whole numbers are voxel centres"),
+        Column("y_vox", _FLOAT, "voxels", "Position on the downloaded grid, y"),
+        Column("x_vox", _FLOAT, "voxels", "Position on the downloaded grid, x"),
+        Column("radius_um", _FLOAT, "um", "Radius as traced; a placeholder on axons"),
+        Column("r_eff_um", _FLOAT, "um", "Radius as drawn: never below labels.r_min_um"),
+        Column("tip", _TEXT, "", "How a tip ends: natural, cut (slice surface) or untraced; null where it is no tip", nullable=True),
+        Column("stretch", _SMALL, "", "Alignment stretch of the edge to the parent; null for a root", nullable=True),
+        Column("score", _BOOL, "", "Whether recall may be scored on the edge to the parent: its stretch is ON"),
     ),
 )
 
@@ -425,4 +495,4 @@ PATCHES = Table(
     ),
 )
 
-TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, LABEL_STATS, ALIGNMENT, ALIGNMENT_CELLS, SPLITS, MANIFEST, PATCHES)
+TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, LABEL_STATS, ALIGNMENT, ALIGNMENT_CELLS, NODES, SPLITS, MANIFEST, PATCHES)

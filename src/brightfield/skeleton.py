@@ -205,20 +205,14 @@ class Skeleton:
         """The same skeleton with its nodes at other positions, (n, 3) um."""
         return replace(self, position_zyx_um=np.asarray(position_zyx_um, np.float64))
 
-    def renumbered(self) -> Skeleton:
-        """Ids 1 .. n, parents before children, trees one after the other: how strict readers want it. The soma's tree keeps its rank."""
+    def parents_first(self) -> Skeleton:
+        """The same nodes with every parent before its children and trees one after the other: how strict readers want them."""
         order = np.lexsort((self.node_id, self.depth, self.tree))
         rank = np.empty(len(self), np.int64)
         rank[order] = np.arange(len(self))
         parent = self.parent[order]
-        return Skeleton(
-            node_id=np.arange(1, len(self) + 1),
-            type=self.type[order],
-            position_zyx_um=self.position_zyx_um[order],
-            radius_um=self.radius_um[order],
-            parent=np.where(parent == ROOT, ROOT, rank[parent]),
-            findings=self.findings,
-        )
+        arrays = {name: getattr(self, name)[order] for name, _, _ in _FIELDS}
+        return Skeleton(**{**arrays, "parent": np.where(parent == ROOT, ROOT, rank[parent])}, findings=self.findings)
 
     def _by_id(self, chosen: NDArray[np.bool_]) -> Indices:
         index = np.flatnonzero(chosen)
