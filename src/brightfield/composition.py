@@ -121,7 +121,7 @@ def _seal(*, _root_: DictConfig) -> list[str]:
     """The resolver: validates the whole configuration, returns the options that differ from the committed defaults."""
     if _composing_defaults.get():
         return []
-    groups = OmegaConf.masked_copy(_root_, [name for name in _root_ if name != "meta"])
+    groups = OmegaConf.masked_copy(_root_, [str(name) for name in _root_ if name != "meta"])
     config = _validated(OmegaConf.to_container(groups, resolve=True, enum_to_str=True), "the configuration")
     conf = _conf_dir.get() or _conf_below(Path.cwd())
     with _flag(_composing_defaults, True):
