@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Kernels compile at their first call, and CI machines stall: the time of one example says nothing.
+settings.register_profile("brightfield", deadline=None)
+settings.load_profile("brightfield")
 
 
 @pytest.fixture(scope="session")
