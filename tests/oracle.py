@@ -122,3 +122,16 @@ def n_components(mask: NDArray[np.bool_], connectivity: int) -> int:
                     left.remove(beside)
                     queue.append(beside)
     return count
+
+
+def n_loops(mask: NDArray[np.bool_]) -> int:
+    """First Betti number of the closed cubes: components + cavities - (vertices - edges + faces - cubes), cell by cell."""
+    solid = np.pad(mask, 1)
+    euler = 0
+    for axes in np.ndindex(2, 2, 2):  # 0: the cell is a point along this axis, 1: an interval
+        cells = solid
+        for axis, extended in enumerate(axes):
+            if not extended:
+                cells = np.logical_or(cells.take(range(1, cells.shape[axis]), axis), cells.take(range(cells.shape[axis] - 1), axis))
+        euler += (-1) ** sum(axes) * int(cells.sum())
+    return n_components(mask, 26) + n_components(~solid, 6) - 1 - euler

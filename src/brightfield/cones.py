@@ -86,7 +86,7 @@ def cones_of(skeleton: Skeleton, r_min_um: float = 0.0, soma_edges: SomaEdges = 
     radius = np.maximum(raw, r_min_um)
     position = skeleton.position_zyx_um
     geometry = np.concatenate([position[start], radius[:, :1], position, radius[:, 1:]], axis=1)
-    return Cones(geometry, label, skeleton.node_id, skeleton.tree.astype(np.int32), raw)
+    return Cones(geometry, label.copy(), skeleton.node_id.copy(), skeleton.tree.astype(np.int32), raw)
 
 
 def balls(position_zyx_um: NDArray[np.float64], radius_um: NDArray[np.float64]) -> Cones:

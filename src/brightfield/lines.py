@@ -1,7 +1,7 @@
-"""Voxel lines along a skeleton's edges, and what hangs together: components, loops and contacts, from row intervals alone.
+"""Voxel lines along the edges of a skeleton: what makes one component of each tree.
 
-The exact mask of thin, oblique tubes falls to pieces (planes are farther apart than radii are wide). Every inside voxel reaches, by steps
-that stay inside, the voxel that holds its nearest axis point, so a line of voxels along each axis makes one component of each tree: a
+The exact mask of thin, oblique tubes falls to pieces (planes are farther apart than radii are wide). But every inside voxel reaches, by
+steps that stay inside, the voxel that holds its nearest axis point; so a line of voxels along each axis connects all of them: a
 26-connected line for 26-connectivity, every voxel that the axis passes through (6-connected) for 6-connectivity.
 """
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from brightfield import runs as run
 from brightfield.cones import Cones, SomaEdges, cones_of, grid_numbers, spans_of
-from brightfield.connectivity import lines_of
 from brightfield.errors import GridError
+from brightfield.lines import lines_of
 
 if TYPE_CHECKING:
     from brightfield.runs import Runs

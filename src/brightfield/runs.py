@@ -40,7 +40,7 @@ def settle(tubes: NDArray[np.int32], lines: NDArray[np.int32], cones: Cones, gri
     """Runs of class codes from spans whose last column is an index into `cones`.
 
     A voxel inside several tubes is soma where one of them is; else it has the class of the nearest axis in um, ties going to the lower
-    node id. `lines` (see `connectivity.lines_of`) count only where there is no tube, and follow the same rule among themselves.
+    node id. `lines` (see `lines.lines_of`) count only where there is no tube, and follow the same rule among themselves.
     """
     shifted = lines + np.array([0, 0, 0, 0, len(cones)], np.int32)
     spans = in_row_order(np.concatenate([tubes, shifted]))
@@ -107,6 +107,16 @@ def _sort_row(spans: Any, first: int, end: int) -> None:
             for column in range(2, 5):
                 spans[j - 1, column], spans[j, column] = spans[j, column], spans[j - 1, column]
             j -= 1
+
+
+@njit(cache=True, nogil=True)
+def sort_rows(spans: Any) -> None:
+    """Order the spans of every row by x0, in place; the rows themselves are in order already."""
+    first = 0
+    while first < len(spans):
+        end = _row_end(spans, first)
+        _sort_row(spans, first, end)
+        first = end
 
 
 @njit(cache=True, nogil=True)
