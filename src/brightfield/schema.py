@@ -247,6 +247,7 @@ CELLS = Table(
         Column("height_px", _SMALL, "px", "Height of the full-resolution stack", nullable=True),
         Column("pixel_um", _FLOAT, "um", "Pixel size of the full-resolution stack", nullable=True),
         Column("plane_um", _FLOAT, "um", "Spacing of the planes", nullable=True),
+        Column("bits", _SMALL, "bit", "Bits per pixel of the source", nullable=True),
         Column("bytes_full_est", _INT, "bytes", "The whole stack at full resolution, uncompressed (8 bit)", nullable=True),
         Column(
             "bytes_planned_est", _INT, "bytes", "The pixels that the configuration asks for, uncompressed, before tiling", nullable=True

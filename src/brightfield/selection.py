@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from brightfield.errors import ConfigError
 from brightfield.schema import CELLS, PLANES
-from brightfield.source import Cell, Source, Stack
+from brightfield.source import Cell, Plane, Source, Stack
 from brightfield.space import download_grid
 from brightfield.tables import frame_of
 
@@ -79,7 +79,11 @@ def _cell_row(cell: Cell, reason: str | None, image: ImageConfig) -> Mapping[str
     soma_x, soma_y, soma_z = cell.soma_xyz_um or (None, None, None)
     return {
         **{name: getattr(cell, name) for name in _SAME_NAMES},
-        **{"soma_x_um": soma_x, "soma_y_um": soma_y, "soma_z_um": soma_z, "selected": reason is None, "reason": reason},
+        "soma_x_um": soma_x,
+        "soma_y_um": soma_y,
+        "soma_z_um": soma_z,
+        "selected": reason is None,
+        "reason": reason,
         **(_stack_row(cell, cell.stack, image) if cell.stack else {}),
     }
 
@@ -94,7 +98,8 @@ def _stack_row(cell: Cell, stack: Stack, image: ImageConfig) -> Mapping[str, obj
         "height_px": stack.height_px,
         "pixel_um": stack.pixel_um,
         "plane_um": stack.plane_um,
-        "bytes_full_est": stack.grid.n_voxels,
+        "bits": stack.bits,
+        "bytes_full_est": stack.grid.n_voxels * stack.bits // 8,
         "bytes_planned_est": _planned_bytes(cell, stack, image),
     }
 
@@ -118,6 +123,28 @@ def _plane_rows(cell: Cell) -> Iterable[Mapping[str, object]]:
             "usable": plane.usable,
             "reason": plane.reason,
         }
+
+
+def cells_of(cells: pd.DataFrame, planes: pd.DataFrame) -> tuple[Cell, ...]:
+    """The cells that the two tables describe, by specimen id: the inverse of `select`; only selected cells have a stack with planes."""
+    planes_by_id: dict[int, list[Plane]] = {}
+    for specimen_id, row in _records(planes):
+        planes_by_id.setdefault(specimen_id, []).append(Plane(**row))
+    return tuple(_cell_of(row, tuple(planes_by_id.get(specimen_id, ()))) for specimen_id, row in _records(cells, keep_id=True))
+
+
+def _cell_of(row: Mapping[str, Any], planes: tuple[Plane, ...]) -> Cell:
+    soma = (row["soma_x_um"], row["soma_y_um"], row["soma_z_um"])
+    plain = {field.name: row[field.name] for field in fields(Cell) if field.name in row}
+    stack = Stack(planes=planes, **{field.name: row[field.name] for field in fields(Stack) if field.name in row}) if planes else None
+    return Cell(**plain, soma_xyz_um=None if None in soma else soma, stack=stack)
+
+
+def _records(frame: pd.DataFrame, *, keep_id: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows as plain Python values (null is None), by specimen id."""
+    for row in frame.sort_values("specimen_id", kind="stable").astype(object).where(frame.notna(), None).to_dict("records"):
+        specimen_id = int(row["specimen_id"])
+        yield specimen_id, {str(name): value for name, value in row.items() if keep_id or name != "specimen_id"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------- drift
@@ -163,7 +190,9 @@ class Drift:
 
 _RECONSTRUCTION = frozenset({"reconstruction_id", "swc_file_id", "swc_url", "marker_file_id", "marker_url"})
 _SOMA = frozenset({"soma_x_um", "soma_y_um", "soma_z_um"})
-_STACK = frozenset({"image_series_id", "projection_id", "n_planes", "n_planes_missing", "width_px", "height_px", "pixel_um", "plane_um"})
+_STACK = frozenset(
+    {"image_series_id", "projection_id", "n_planes", "n_planes_missing", "width_px", "height_px", "pixel_um", "plane_um", "bits"}
+)
 _OURS = frozenset({"specimen_id", "bytes_full_est", "bytes_planned_est", "selected", "reason"})
 _ASKED_FOR = _STACK | {"reconstruction_id", "marker_file_id", "marker_url"}
 """Known only of cells that were candidates when the source was asked."""
