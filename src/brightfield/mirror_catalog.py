@@ -6,6 +6,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from brightfield.allen import FILE_PATH, MARKER_FILE_TYPE_ID, PLANE_IMAGE_TYPE, PROJECTION_IMAGE_TYPE, SWC_FILE_TYPE_ID
 from brightfield.errors import InputError, TableError
 from brightfield.mirror_rma import Row, Tables
+from brightfield.source import Cell, Stack
 
 CELLS_MODEL = "ApiCellTypesSpecimenDetail"
 MODELS = (CELLS_MODEL, "NeuronReconstruction", "Specimen", "SubImage")
@@ -64,6 +67,23 @@ class Catalog(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class MemoryCatalog:
+    """Tables, files by id and pictures by id, all at hand."""
+
+    tables: Tables
+    files: Mapping[int, bytes] = field(default_factory=dict)
+    pictures: Mapping[int, Picture] = field(default_factory=dict)
+
+    def file(self, file_id: int) -> bytes | None:
+        """The bytes of a well-known file, or None where there is none."""
+        return self.files.get(file_id)
+
+    def picture(self, image_id: int) -> Picture | None:
+        """A SubImage's picture, or None where there is none."""
+        return self.pictures.get(image_id)
+
+
 class ArrayPicture:
     """A picture held as an array (rows, columns) of uint8."""
 
@@ -107,7 +127,7 @@ class FolderCatalog:
     def tables(self) -> Tables:
         """Every model's rows; models without a table are known but empty."""
         cells = self._table(CELLS_MODEL) or [row for path in sorted(self._folder.glob(CELLS_CSV)) for row in _rows_of(path)]
-        specimens = self._table("Specimen") or [_specimen(cell) for cell in cells]
+        specimens = self._table("Specimen") or [{"id": cell["specimen__id"], "name": cell["specimen__name"]} for cell in cells]
         images = self._table("SubImage")
         return {
             CELLS_MODEL: cells,
@@ -159,10 +179,6 @@ def _pixels_of(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _specimen(cell: Row) -> Row:
-    return {"id": cell["specimen__id"], "name": cell["specimen__name"], "donor_id": cell["donor__id"]}
-
-
 def _joined(rows: Sequence[Row], association: str, others: Iterable[Row], key: str) -> list[Row]:
     """Rows with the `others` whose `key` is their id nested under `association`; what is nested already stays."""
     groups: dict[Any, list[Row]] = defaultdict(list)
@@ -210,3 +226,86 @@ def _succeeds(convert: Callable[[str], object], word: str) -> bool:
     except (ValueError, KeyError):
         return False
     return True
+
+
+# ------------------------------------------------------------------------------------------------------------ cells as records
+
+
+def tables_of(cells: Iterable[Cell]) -> dict[str, list[Row]]:
+    """The records that the service would keep of these cells: what `allen.AllenSource` reads back as the same cells."""
+    cells = list(cells)
+    return {
+        CELLS_MODEL: [_detail_row(cell) for cell in cells],
+        "NeuronReconstruction": [_reconstruction_row(cell) for cell in cells if cell.reconstruction_id is not None],
+        "Specimen": [_specimen_row(cell) for cell in cells],
+        "SubImage": [row for cell in cells if cell.stack for row in _image_rows(cell, cell.stack)],
+    }
+
+
+def _detail_row(cell: Cell) -> Row:
+    return {
+        "specimen__id": cell.specimen_id,
+        "specimen__name": cell.name,
+        "specimen__hemisphere": cell.hemisphere,
+        "donor__id": cell.donor_id,
+        "donor__species": cell.species,
+        "line_name": cell.line,
+        "cell_reporter_status": cell.reporter,
+        "structure__layer": cell.layer,
+        "structure_parent__acronym": cell.structure,
+        "tag__dendrite_type": cell.dendrite_type,
+        "tag__apical": cell.apical,
+        "nr__reconstruction_type": cell.reconstruction_type,
+        "nrwkf__id": cell.swc_file_id,
+        "si__width": cell.stack and float(cell.stack.width_px),
+        "si__height": cell.stack and float(cell.stack.height_px),
+        "csl__normalized_depth": cell.normalized_depth,
+        **dict(zip(("csl__x", "csl__y", "csl__z"), cell.soma_xyz_um or (None,) * 3, strict=True)),
+    }
+
+
+def _reconstruction_row(cell: Cell) -> Row:
+    files = ((cell.swc_file_id, SWC_FILE_TYPE_ID), (cell.marker_file_id, MARKER_FILE_TYPE_ID))
+    return {
+        "id": cell.reconstruction_id,
+        "specimen_id": cell.specimen_id,
+        "neuron_reconstruction_type": cell.reconstruction_type,
+        "superseded": False,
+        "scale_factor_x": cell.stack and cell.stack.pixel_um,
+        "scale_factor_y": cell.stack and cell.stack.pixel_um,
+        "scale_factor_z": cell.stack and cell.stack.plane_um,
+        "well_known_files": [
+            {
+                "id": file_id,
+                "attachable_id": cell.reconstruction_id,
+                "well_known_file_type_id": type_id,
+                "download_link": FILE_PATH.format(file_id=file_id),
+            }
+            for file_id, type_id in files
+            if file_id is not None
+        ],
+    }
+
+
+def _specimen_row(cell: Cell) -> Row:
+    data_sets = [{"id": cell.stack.image_series_id, "specimen_id": cell.specimen_id}] if cell.stack else []
+    return {"id": cell.specimen_id, "name": cell.name, "donor_id": cell.donor_id, "data_sets": data_sets}
+
+
+def _image_rows(cell: Cell, stack: Stack) -> Iterable[Row]:
+    common = {
+        "data_set_id": stack.image_series_id,
+        "data_set": {"id": stack.image_series_id},
+        "width": stack.width_px,
+        "height": stack.height_px,
+        "resolution": stack.pixel_um,
+        "x": 0,
+        "y": 0,
+    }
+    for plane in stack.planes:
+        if plane.sub_image_id is not None:
+            own = {"id": plane.sub_image_id, "specimen_id": None, "section_number": plane.section_number, "failed": not plane.usable}
+            yield {**own, "image_type": PLANE_IMAGE_TYPE, **common}
+    if stack.projection_id is not None:
+        own = {"id": stack.projection_id, "specimen_id": cell.specimen_id, "section_number": None, "failed": False}
+        yield {**own, "image_type": PROJECTION_IMAGE_TYPE, **common}

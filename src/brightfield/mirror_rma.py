@@ -214,8 +214,10 @@ def _passes(value: object, condition: Filter) -> bool:
 
 
 def _equal(value: object, word: str) -> bool:
-    if value is None or isinstance(value, bool):
-        return word == {None: "null", True: "true", False: "false"}[value]
+    if value is None or word == "null":
+        return value is None and word == "null"
+    if isinstance(value, bool):
+        return word == str(value).lower()
     return value == _like(value, word)
 
 

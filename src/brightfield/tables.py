@@ -32,10 +32,10 @@ def write_table(table: Table, frame: pd.DataFrame, root: Path) -> Path:
     return target
 
 
-def read_table(table: Table, root: Path, *, columns: list[str] | None = None) -> pd.DataFrame:
+def read_table(table: Table, root: Path, *, columns: list[str] | None = None, specimen_id: int | None = None) -> pd.DataFrame:
     """Read `table` below `root` as a pandas frame with nullable dtypes (an absent integer is NA, never a float).
 
-    Raises TableError when the file is absent or its columns are not the contract's.
+    With `specimen_id` only the rows of that cell are read. Raises TableError when the file is absent or its columns are not the contract's.
     """
     path = root / table.path
     if not path.is_file():
@@ -44,7 +44,8 @@ def read_table(table: Table, root: Path, *, columns: list[str] | None = None) ->
     if not found.equals(table.arrow_schema, check_metadata=False):
         missing = sorted(set(table.column_names) ^ set(found.names))
         raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
-    frame: pd.DataFrame = pq.read_table(path, columns=columns).to_pandas(types_mapper=_nullable_dtype)
+    wanted = None if specimen_id is None else [("specimen_id", "==", specimen_id)]
+    frame: pd.DataFrame = pq.read_table(path, columns=columns, filters=wanted).to_pandas(types_mapper=_nullable_dtype)
     return frame
 
 
