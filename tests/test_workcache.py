@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -189,16 +190,24 @@ def test_directories_of_living_processes_are_left_alone(tmp_path: Path) -> None:
         assert directory.is_dir()
 
 
-def test_gc_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
-    first = run(tmp_path, {1: "a"}).directories[1]
-    second = run(tmp_path, {1: "b"}).directories[1]
-    os.utime(first, (1, 1))
-    size = sum(path.stat().st_size for path in second.rglob("*") if path.is_file())
-    collected = gc(tmp_path, size)
-    assert (collected.kept, collected.dropped) == (1, 1)
-    assert collected.kept_bytes == size
-    assert not first.exists()
-    assert (tmp_path / image_store(1) / "0" / "c").read_text() == "1 b"
+def test_gc_keeps_what_outputs_use_and_what_was_used_last(tmp_path: Path) -> None:
+    oldest, older, present = (run(tmp_path, {1: text}).directories[1] for text in "abc")
+    os.utime(oldest, (1, 1))
+    os.utime(older, (2, 2))
+    size = sum(path.stat().st_size for path in older.rglob("*") if path.is_file())
+    assert gc(tmp_path, keep_bytes=size) == size
+    assert [path.exists() for path in (oldest, older, present)] == [False, True, True]
+    gc(tmp_path)
+    assert [path.exists() for path in (older, present)] == [False, True]
+    assert run(tmp_path, {1: "c"}).computed == ()
+
+
+def test_gc_removes_what_dead_runs_left(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a"})
+    left = work_root(tmp_path) / "download" / f".unfinished-{socket.gethostname()}-{2**22 + 1}-abc-0"
+    left.mkdir()
+    gc(tmp_path)
+    assert not left.exists()
 
 
 def test_the_work_cache_lies_beside_the_dvc_cache(tmp_path: Path) -> None:

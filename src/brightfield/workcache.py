@@ -235,32 +235,32 @@ def write_json(path: Path, value: object) -> None:
     os.replace(partial, path)
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What `gc` did: cells dropped and kept, bytes of either."""
+def gc(root: Path, work_dir: str | Path = ".work", *, keep_bytes: int = 0) -> int:
+    """Drop finished cells that no output below `root` uses, save `keep_bytes` of those used last; returns the bytes that became free.
 
-    dropped: int
-    dropped_bytes: int
-    kept: int
-    kept_bytes: int
-
-
-def gc(root: Path, keep_bytes: int, work_dir: str | Path = ".work") -> Collected:
-    """Drop the finished cells that were used longest ago until the rest takes at most `keep_bytes`; outputs keep their files."""
+    Files that the DVC cache links too stay on the disk and do not count.
+    """
     home = work_root(root, work_dir)
     stages = [path for path in home.iterdir() if path.is_dir()] if home.is_dir() else []
+    idle = []
     for stage in stages:
         _remove_unfinished(stage)
-    cells = sorted((cell for stage in stages for cell in stage.iterdir()), key=lambda cell: cell.stat().st_mtime_ns, reverse=True)
-    kept = dropped = kept_bytes = dropped_bytes = 0
-    for cell in cells:
-        size = sum(path.stat().st_size for path in _files(cell))
-        if kept_bytes + size <= keep_bytes:
-            kept, kept_bytes = kept + 1, kept_bytes + size
-        else:
+        used = _keys_in_use(root, stage.name)
+        idle += [cell for cell in stage.iterdir() if cell.name not in used and not cell.name.startswith(_TEMPORARY)]
+    freed = kept = 0
+    for cell in sorted(idle, key=lambda cell: cell.stat().st_mtime_ns, reverse=True):
+        stats = [path.stat() for path in _files(cell)]
+        kept += sum(stat.st_size for stat in stats)
+        if kept > keep_bytes:
             shutil.rmtree(cell)
-            dropped, dropped_bytes = dropped + 1, dropped_bytes + size
-    return Collected(dropped, dropped_bytes, kept, kept_bytes)
+            freed += sum(stat.st_size for stat in stats if stat.st_nlink == 1)
+    return freed
+
+
+def _keys_in_use(root: Path, stage: str) -> set[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return set(json.loads((root / keys_file(stage)).read_text(encoding="utf-8")).values())
+    return set()
 
 
 def _files(directory: Path) -> Iterator[Path]:
