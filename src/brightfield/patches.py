@@ -17,14 +17,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.errors import GridError
-from brightfield.schema import LABEL_NAMES, NEURITE_LABELS, PATCHES, Label
+from brightfield.raster import rasterize
+from brightfield.schema import (
+    ALIGNMENT,
+    CELLS,
+    LABEL_NAMES,
+    LABEL_STATS,
+    NEURITE_LABELS,
+    PATCHES,
+    REASON_GROUP,
+    TILES,
+    Label,
+    image_store,
+    label_store,
+    skeleton_file,
+)
+from brightfield.skeleton import read_swc
+from brightfield.space import stack_grid, swc_to_stack_um
+from brightfield.tables import read_table
+from brightfield.volume import open_volume
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
-    from brightfield.config import PatchesConfig
+    from brightfield.config import Config, LabelsConfig, PatchesConfig
     from brightfield.skeleton import Skeleton
     from brightfield.space import Grid, Shape, Window
+    from brightfield.volume import Volume
 
 KINDS = ("dendrite", "axon", "soma", "keypoint", "hard_negative", "edge", "random")
 
@@ -108,6 +129,55 @@ def sample(cell: CellVoxels, rules: PatchesConfig, *, split: str = "train", fold
     frame["node_id"] = frame["node_id"].astype("Int64")
     frame["difficulty"] = frame["difficulty"].astype("Float64")
     return frame[list(PATCHES.column_names)]
+
+
+def load_cell(root: Path, specimen_id: int, config: Config) -> CellVoxels:
+    """A cell of the dataset at `root`, ready to be sampled: tables are read for this cell only, volumes by windows.
+
+    Raises TableError or StackError where the download, the labels or the alignment are not there.
+    """
+    (cell,) = read_table(CELLS, root, specimen_id=specimen_id).to_dict("records")
+    (stats,) = read_table(LABEL_STATS, root, specimen_id=specimen_id).to_dict("records")
+    labels, image = open_volume(root / label_store(specimen_id)), open_volume(root / image_store(specimen_id))
+    full = stack_grid(*(cell[name] for name in ("n_planes", "height_px", "width_px", "pixel_um", "plane_um")))
+    swc = read_swc(root / skeleton_file(specimen_id))
+    skeleton = swc.moved_to(swc_to_stack_um(swc.position_zyx_um, full, config.source.swc_origin.value))
+    traced = frozenset(label for label, name in LABEL_NAMES.items() if stats[f"absent_{name}"] == "absent")
+    stretches = read_table(ALIGNMENT, root, columns=["stretch", "d_prime"], specimen_id=specimen_id)
+    return CellVoxels(
+        specimen_id,
+        labels.grids[0],
+        skeleton,
+        read_table(TILES, root, specimen_id=specimen_id),
+        _class_reader(labels, skeleton, stats["label_kind"], config.labels),
+        image.read,
+        traced | {Label.SOMA},
+        _by_node(skeleton.stretches(config.align.stretch_um), stretches),
+    )
+
+
+def _by_node(stretch: NDArray[np.int64], stretches: pd.DataFrame) -> NDArray[np.float64]:
+    """(n,) d' of each node's stretch, NaN where there is none (roots are in stretch -1)."""
+    d_prime = np.full(max(int(stretch.max()) + 2, 1), np.nan)
+    d_prime[stretches["stretch"].to_numpy(np.int64)] = stretches["d_prime"].to_numpy(np.float64, na_value=np.nan)
+    d_prime[-1] = np.nan
+    return d_prime[stretch]
+
+
+def _class_reader(labels: Volume, skeleton: Skeleton, kind: str, rules: LabelsConfig) -> Reader:
+    """Class codes in a window: the labels themselves, or for kinds without classes what `semantic` would say, with the same unknown."""
+    if kind in ("semantic", "centerline"):
+        return labels.read
+    reason = labels.sub(REASON_GROUP)
+
+    def read(window: Window) -> NDArray[Any]:
+        codes = rasterize(
+            skeleton, labels.grids[0], r_min_um=rules.r_min_um, soma_edges=rules.soma_edges.value, connect=26, window=window, threads=1
+        )
+        codes[(codes == Label.BACKGROUND) & (reason.read(window) > 0)] = Label.UNKNOWN
+        return codes
+
+    return read
 
 
 def patch_shape(grid: Grid, rules: PatchesConfig, specimen_id: int) -> Shape:
