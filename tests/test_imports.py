@@ -55,7 +55,7 @@ def test_the_ground_floor_stands_on_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "owner"),
-    [("zarr", {"volume", "dataset"}), ("allensdk", {"allen"}), ("dask", {"compute"}), ("distributed", {"compute"}), ("hypothesis", {"testing"})],
+    [("zarr", {"volume", "remote"}), ("allensdk", {"allen"}), ("dask", {"compute"}), ("distributed", {"compute"}), ("hypothesis", {"testing"})],
 )
 def test_one_module_knows_each_library(library: str, owner: set[str]) -> None:
     users = set()

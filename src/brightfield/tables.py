@@ -49,6 +49,12 @@ def read_table(table: Table, root: Path, *, columns: list[str] | None = None, sp
     return frame
 
 
+def parse_table(data: bytes) -> pd.DataFrame:
+    """The bytes of a parquet file as `read_table` gives a table, whatever its columns: for a table of another version."""
+    frame: pd.DataFrame = pq.read_table(pa.BufferReader(data)).to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
 def frame_of(table: Table, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """Rows as a frame of `table` with the dtypes that `read_table` gives; a column that a row does not name is null in it.
 

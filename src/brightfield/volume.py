@@ -86,6 +86,25 @@ class Volume:
     def __repr__(self) -> str:
         return f"Volume({self.path or self._store!s}, {self.specs[0].dtype} {self.grids[0].shape_zyx}, {len(self.grids)} levels)"
 
+    def __getitem__(self, selection: Any) -> NDArray[Any]:
+        """Voxels of the finest level, selected as from a zarr array."""
+        return np.asarray(self.arrays[0][selection])
+
+    @property
+    def shape(self) -> Shape:
+        """Shape (z, y, x) of the finest level."""
+        return self.specs[0].shape_zyx
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a voxel."""
+        return self.specs[0].dtype
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels of the finest level are, in micrometres."""
+        return self.grids[0]
+
     def spec(self, level: int = 0) -> ArraySpec:
         """Shape, chunks, shards, dtype and fill value of a level."""
         return self.specs[level]

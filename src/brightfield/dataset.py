@@ -1,0 +1,92 @@
+"""Reading a finished dataset: its cells as lazy arrays, its manifest as a frame. Needs nothing of the pipeline; DVC only for a revision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brightfield import schema
+from brightfield.errors import SourceError, StackError
+from brightfield.tables import parse_table, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brightfield.volume import Volume
+
+
+@dataclass(frozen=True)
+class CellData:
+    """One cell: image, labels, and why labels are unknown. Each is a `Volume`, opened when it is first asked for.
+
+    A volume is indexed as an array of its finest level (``cell.image[40:56, 100:228, 100:228]`` reads the chunks that it needs), and has
+    the levels as lazy zarr arrays in `.arrays`, each with its place in micrometres in `.grids`.
+    """
+
+    specimen_id: int
+    root: Path | str = "."
+    rev: str | None = None
+
+    @cached_property
+    def image(self) -> Volume:
+        """The stack: uint8 (or uint16), dark is stain. Pixels that were not downloaded are 0: the label there is 255, the reason 64."""
+        return self._open(schema.image_store(self.specimen_id))
+
+    @cached_property
+    def labels(self) -> Volume:
+        """The labels: `schema.Label` codes for the semantic kind; 255 is unknown."""
+        return self._open(schema.label_store(self.specimen_id))
+
+    @cached_property
+    def reason(self) -> Volume:
+        """Why a voxel is unknown: `schema.Reason` bits."""
+        return self.labels.sub(schema.REASON_GROUP)
+
+    def _open(self, store: Path) -> Volume:
+        from brightfield.volume import open_volume
+
+        if self.rev is None:
+            return open_volume(Path(self.root) / store)
+        from brightfield.remote import ObjectStore, remote_files
+
+        files = remote_files(self.root, self.rev, store)
+        if not files:
+            raise SourceError(f"revision {self.rev!r} of {self.root} has no {store}; brightfield.manifest(rev=...) lists its cells")
+        return open_volume(ObjectStore(files, f"{self.root}@{self.rev}:{store}"))
+
+
+def open_cell(specimen_id: int, root: Path | str = ".", rev: str | None = None) -> CellData:
+    """The cell `specimen_id` of the dataset at `root`, lazily.
+
+    With `rev` (a tag, branch or commit) the cell of that revision is read from the DVC remote without pulling it: a read moves only the
+    byte ranges that it needs. `root` may then be the URL of a git repository. Raises StackError when the cell is not here; SourceError when
+    the revision has no such cell, as soon as a volume is asked for.
+    """
+    cell = CellData(int(specimen_id), root, rev)
+    if rev is None:
+        stores = [Path(root) / schema.image_store(cell.specimen_id), Path(root) / schema.label_store(cell.specimen_id)]
+        if not any(store.is_dir() for store in stores):
+            raise StackError(
+                f"cell {specimen_id} is not here; fetch it with `dvc pull {stores[0]} {stores[1]}`, or read it with rev=...", path=root
+            )
+    return cell
+
+
+def manifest(root: Path | str = ".", rev: str | None = None) -> pd.DataFrame:
+    """The manifest of the dataset at `root`: one row per cell, nullable dtypes.
+
+    With `rev` that of a revision, read from the DVC remote, with the columns that it was built with. Raises TableError when the manifest is
+    not here or its columns are not the contract's, SourceError when the revision has none.
+    """
+    if rev is None:
+        return read_table(schema.MANIFEST, Path(root))
+    from brightfield.remote import remote_files
+
+    files = remote_files(root, rev, schema.MANIFEST.path)
+    if not files:
+        raise SourceError(
+            f"revision {rev!r} of {root} has no {schema.MANIFEST.path}; `git log -- dvc.lock` lists the revisions that have data"
+        )
+    return parse_table(files["."].read())
