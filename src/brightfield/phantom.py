@@ -196,11 +196,25 @@ def grow(plan: ArborPlan) -> Skeleton:
 
 
 def untraced_axon(skeleton: Skeleton, seed: int, extent_zyx_um: Triple, length_um: float) -> Skeleton:
-    """An axon that leaves the soma of a skeleton, as a tree of its own: stained in a dendrite-only cell, and absent from its SWC."""
+    """How the axon goes on where the tracer stopped, as a tree of its own: stained in a dendrite-only cell, and absent from its SWC.
+
+    It starts at the end of the traced axon (the axon node farthest from the soma), or at the soma where no axon was traced.
+    """
+    start = skeleton.position_zyx_um[axon_end(skeleton)]
     tree = _Growth(seed, extent_zyx_um)
-    position = skeleton.position_zyx_um[0 if skeleton.soma is None else skeleton.soma]
-    tree.axon(tree.add(Label.AXON, ROOT, _triple(position), RADIUS_FLOOR_UM), length_um)
+    root = tree.add(Label.AXON, ROOT, _triple(start), RADIUS_FLOOR_UM)
+    tree.neurite(Label.AXON, root, tree.direction(), length_um, RADIUS_FLOOR_UM, 55.0, budget_um=length_um)
     return tree.skeleton()
+
+
+def axon_end(skeleton: Skeleton) -> int:
+    """Index of the axon node farthest from the soma; the soma (or the first node) where there is no axon."""
+    soma = 0 if skeleton.soma is None else skeleton.soma
+    axon = np.flatnonzero(skeleton.type == Label.AXON)
+    if not len(axon):
+        return soma
+    away = skeleton.position_zyx_um[axon] - skeleton.position_zyx_um[soma]
+    return int(axon[np.argmax((away * away).sum(axis=1))])
 
 
 class _Growth:
