@@ -152,8 +152,8 @@ def _add_gc(commands: Commands) -> None:
 def _gc(words: argparse.Namespace) -> int:
     from brightfield import workcache
 
-    freed = workcache.gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
-    print(f"freed {freed / 1e9:.2f} GB")
+    done = workcache.gc(words.root, int(words.keep_gb * 1e9), _params(words).compute.work_dir)
+    print(f"dropped {done.dropped} cells ({done.dropped_bytes / 1e9:.2f} GB), kept {done.kept} ({done.kept_bytes / 1e9:.2f} GB)")
     return 0
 
 
@@ -187,7 +187,7 @@ def _add_salt(commands: Commands) -> None:
 def _salt(words: argparse.Namespace) -> int:
     from brightfield.stages import split
 
-    print(split.search_salt(_params(words), words.root, words.candidates))
+    print(split.best_salt(_params(words), words.root, words.candidates))
     return 0
 
 

@@ -79,7 +79,7 @@ def map_cells(function: Callable[..., Any], tasks: Tasks, engine: Engine | None 
     run = {"local": _map_local, "dask": _map_dask, "slurm": _map_dask}[engine.scheduler]
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
-    with _progress(len(tasks), engine.label) as advance:
+    with progress(len(tasks), engine.label, "cell") as advance:
         for specimen_id, is_result, value in run(function, tasks, engine):
             (results if is_result else failures)[specimen_id] = value
             advance(1)
@@ -88,11 +88,11 @@ def map_cells(function: Callable[..., Any], tasks: Tasks, engine: Engine | None 
 
 
 @contextlib.contextmanager
-def _progress(total: int, label: str) -> Iterator[Callable[[int], object]]:
-    """A bar where somebody watches; silence in a log."""
+def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
+    """A bar with ETA where somebody watches; silence in a log. unit: what is counted; bytes ("B") are shown in powers of 1000."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=label, unit="cell", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
         yield bar.update
 
 

@@ -125,6 +125,7 @@ CITATION = (
 # -------------------------------------------------------------------------------------------------------------- file names
 
 DATA_DIR = Path("data")
+SNAPSHOT_DIR = Path("snapshot")
 REPORTS_DIR = Path("reports")
 PARAMS_FILE = Path("params.yaml")
 SKELETONS_DIR = DATA_DIR / "skeletons"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +50,40 @@ def select(cells: Sequence[Cell], wanted: SourceConfig, image: ImageConfig) -> t
     )
 
 
+def reselect(cells: pd.DataFrame, planes: pd.DataFrame, wanted: SourceConfig, image: ImageConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`select` from the tables of a snapshot, which knows the stacks only of cells that might have been taken when it was made.
+
+    Raises ConfigError when the configuration asks for a cell whose stack was not asked for then.
+    """
+    reasons = dict(zip(cells["specimen_id"], cells["reason"].fillna(""), strict=True))
+    known = [replace(cell, stack_problem=reasons[cell.specimen_id] or None) for cell in cells_of(cells, planes)]
+    unknown = [c.specimen_id for c in known if reasons[c.specimen_id].startswith(_OUTSIDE) and _outside(c, wanted) is None]
+    if unknown:
+        raise ConfigError(
+            f"the snapshot was taken for another selection and knows no stack of {len(unknown)} cell(s), {unknown[0]} first; "
+            "run `brightfield refresh --write` with this configuration"
+        )
+    return select(known, wanted, image)
+
+
+_UNNAMED, _SPECIES, _UNTRACED, _TRACED_AS = _OUTSIDE = (
+    "not in source.specimen_ids",
+    "species is",
+    "no reconstruction",
+    "reconstruction is",
+)
+
+
 def _outside(cell: Cell, wanted: SourceConfig) -> str | None:
     """Why a cell is not asked for, judged by what the source says of all cells."""
     if wanted.specimen_ids and cell.specimen_id not in wanted.specimen_ids:
-        return "not in source.specimen_ids"
+        return _UNNAMED
     if wanted.species and cell.species.lower() != wanted.species.lower():
-        return f"species is {cell.species}"
+        return f"{_SPECIES} {cell.species}"
     if cell.reconstruction_type is None:
-        return "no reconstruction"
+        return _UNTRACED
     if wanted.reconstruction_types and cell.reconstruction_type not in wanted.reconstruction_types:
-        return f"reconstruction is {cell.reconstruction_type}"
+        return f"{_TRACED_AS} {cell.reconstruction_type}"
     return None
 
 

@@ -114,6 +114,10 @@ class WorkCache:
         parts = {"stage": self.stage, "specimen_id": specimen_id, "algorithm": algorithm, "parts": task.key_parts}
         return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
+    def has(self, specimen_id: int, task: CellTask) -> bool:
+        """Whether the cell is finished, so that `run` would not compute it."""
+        return self._is_finished(self.key(specimen_id, task))
+
     def _is_finished(self, key: str) -> bool:
         """Whether the cell is there as it was written; one that was edited through a link is dropped."""
         directory = self._home / key

@@ -1,0 +1,200 @@
+"""Stage 2: the skeletons, and the pixels around them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from brightfield.compute import Engine, progress
+from brightfield.config import Config, Scheduler, load
+from brightfield.errors import CellFailures
+from brightfield.plan import CellPlan, Plan, PlanOptions, plan_cell
+from brightfield.schema import CELLS, IMAGES_DIR, PARAMS_FILE, SKELETONS_DIR, TILES, image_store, marker_file, skeleton_file
+from brightfield.skeleton import Skeleton, parse_swc, read_swc
+from brightfield.source import Cell, Source
+from brightfield.stages.common import Address, reachable, selected_cells, source_name
+from brightfield.tables import write_table
+from brightfield.transfer import IMAGE_NAME, download_cell
+from brightfield.workcache import CellTask, WorkCache, work_root
+
+ALGORITHM = "1"
+"""Of what is fetched and how it is laid out. Raised by hand: an edit of the code must not fetch terabytes again."""
+
+PROJECTION_LEVEL = 5
+"""Of the minimum projection that background tiles are chosen by: 3.7 um a pixel."""
+
+
+def run(config: Config, root: Path) -> None:
+    """Fetch what is missing; raises CellFailures at the end when cells failed, with all others finished."""
+    cells = {cell.specimen_id: cell for cell in selected_cells(root)}
+    with reachable(config) as address:
+        failures = _fetch_skeletons(config, root, cells, address)
+        cells = {specimen_id: cell for specimen_id, cell in cells.items() if specimen_id not in failures and cell.stack is not None}
+        plans = _plans(config, cells, lambda cell: read_swc(root / skeleton_file(cell.specimen_id)), address)
+        failures |= _fetch_images(config, root, cells, plans, address)
+    if failures and not config.download.allow_missing:
+        raise CellFailures("download", failures, remedy="run again to retry only these, or set download.allow_missing=true to go without")
+    for specimen_id, reason in failures.items():
+        print(f"download: went without cell {specimen_id}: {reason}")
+
+
+def plan(config: Config, root: Path) -> Plan:
+    """What `run` would fetch under `config`, before any pixel: asks the source only for what is not already here."""
+    with reachable(config) as address:
+        cells = {cell.specimen_id: cell for cell in _cells_to_plan(config, root) if cell.stack is not None}
+        with address.connect() as source, ThreadPoolExecutor(config.compute.connections) as pool:
+            skeletons = dict(zip(cells, pool.map(lambda cell: _skeleton(cell, source, root), cells.values()), strict=True))
+        plans = _plans(config, cells, lambda cell: skeletons[cell.specimen_id], address)
+    cache = _image_cache(config, root)
+    there = {i for i, task in _image_tasks(config, root, cells, plans, address).items() if cache.has(i, task)}
+    return _capacity(config, root, plans, there)
+
+
+# -------------------------------------------------------------------------------------------------------------- skeletons
+
+
+def _fetch_skeletons(config: Config, root: Path, cells: Mapping[int, Cell], address: Address) -> dict[int, str]:
+    cache = WorkCache(root, "skeletons", (SKELETONS_DIR,), config.compute.work_dir, algorithm=ALGORITHM)
+    name = source_name(config.source)
+    tasks = {
+        i: CellTask({"source": name, "swc": [cell.swc_file_id, cell.swc_url], "marker": cell.marker_url}, fetch_files, (cell, address))
+        for i, cell in cells.items()
+    }
+    return _run(cache, tasks, _engine(config, "skeletons"))
+
+
+def fetch_files(root: Path, cell: Cell, address: Address) -> None:
+    """The SWC and marker file of a cell, the source's bytes; an SWC that cannot be read fails the cell."""
+    with address.connect() as source:
+        swc = source.file(str(cell.swc_url))
+        parse_swc(swc, f"cell {cell.specimen_id}: {cell.swc_url}")
+        (root / SKELETONS_DIR).mkdir(parents=True)
+        (root / skeleton_file(cell.specimen_id)).write_bytes(swc)
+        if cell.marker_url:
+            (root / marker_file(cell.specimen_id)).write_bytes(source.file(cell.marker_url))
+
+
+def _skeleton(cell: Cell, source: Source, root: Path) -> Skeleton:
+    path = root / skeleton_file(cell.specimen_id)
+    return read_swc(path) if path.is_file() else parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}")
+
+
+# ------------------------------------------------------------------------------------------------------------------- plan
+
+
+def _cells_to_plan(config: Config, root: Path) -> tuple[Cell, ...]:
+    """The cells of the built tables where they are of this source, else the source's own answer."""
+    built = (root / CELLS.path).is_file() and load(root / PARAMS_FILE).source == config.source
+    if built:
+        return selected_cells(root)
+    from brightfield.selection import cells_of
+    from brightfield.stages.query import ask
+
+    cells, planes = ask(config)
+    return cells_of(cells[cells["selected"]], planes)
+
+
+def _plans(config: Config, cells: Mapping[int, Cell], skeleton: Callable[[Cell], Skeleton], address: Address) -> dict[int, CellPlan]:
+    options = PlanOptions.of(config.image, config.source.swc_origin.value)
+    wants_projection = options.coverage == "skeleton" and options.background_share > 0
+    with address.connect() as source:
+        return {
+            i: plan_cell(cell, skeleton(cell), options, source.projection(cell, PROJECTION_LEVEL) if wants_projection else None)
+            for i, cell in cells.items()
+        }
+
+
+def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: set[int]) -> Plan:
+    home = work_root(root, config.compute.work_dir)
+    existing = next(path for path in (home, *home.parents) if path.exists())
+    return Plan(tuple(plans.values()), frozenset(there), shutil.disk_usage(existing).free)
+
+
+# ----------------------------------------------------------------------------------------------------------------- pixels
+
+
+def _fetch_images(config: Config, root: Path, cells: Mapping[int, Cell], plans: Mapping[int, CellPlan], address: Address) -> dict[int, str]:
+    cache = _image_cache(config, root)
+    tasks = _image_tasks(config, root, cells, plans, address)
+    there = {i for i, task in tasks.items() if cache.has(i, task)}
+    todo = _capacity(config, root, plans, there)
+    todo.check_capacity(config.image.max_gb)
+    with progress(todo.totals["bytes_todo"], "images", "B") as advance:
+        tasks = _image_tasks(config, root, cells, plans, address, advance if config.compute.scheduler == Scheduler.local else None)
+        return _run(cache, tasks, _engine(config, "images"))
+
+
+def _image_cache(config: Config, root: Path) -> WorkCache:
+    return WorkCache(root, "download", (IMAGES_DIR, TILES), config.compute.work_dir, algorithm=ALGORITHM)
+
+
+def _image_tasks(
+    config: Config,
+    root: Path,
+    cells: Mapping[int, Cell],
+    plans: Mapping[int, CellPlan],
+    address: Address,
+    advance: Callable[[int], object] | None = None,
+) -> dict[int, CellTask]:
+    partial = work_root(root, config.compute.work_dir) / "partial"
+    return {i: _image_task(config, cells[i], plan, address, partial, advance) for i, plan in plans.items()}
+
+
+def _image_task(
+    config: Config, cell: Cell, plan: CellPlan, address: Address, partial: Path, advance: Callable[[int], object] | None
+) -> CellTask:
+    z, y, x = config.image.chunk_zyx
+    attributes = {"specimen_id": cell.specimen_id, "source": source_name(config.source), "image_series_id": _series(cell)}
+    attributes |= {"level": plan.level, "z_step": plan.z_step, "jpeg_quality": config.image.quality}
+    options = {"chunk_zyx": (z, y, x), "attributes": attributes, "allow_missing": config.download.allow_missing}
+    planes = [] if cell.stack is None else [(p.sub_image_id, p.section_number, p.usable, p.reason) for p in cell.stack.planes]
+    key = {"plan": plan.digest, "planes": planes, **options}
+    return CellTask(key, fetch_image, (cell, plan, address, partial, options, advance))
+
+
+def _series(cell: Cell) -> int | None:
+    return None if cell.stack is None else cell.stack.image_series_id
+
+
+def fetch_image(
+    root: Path,
+    cell: Cell,
+    plan: CellPlan,
+    address: Address,
+    partial: Path,
+    options: dict[str, Any],
+    advance: Callable[[int], object] | None,
+) -> None:
+    """The image of one cell with its ledger. What was fetched before a kill waits in `partial` and is not fetched again."""
+    directory = partial / f"{cell.specimen_id}-{plan.digest[:16]}"
+    with address.connect() as source:
+        ledger = download_cell(cell, plan, source, directory, connections=address.client.connections, progress=advance, **options)
+    target = root / image_store(cell.specimen_id)
+    target.parent.mkdir(parents=True)
+    os.replace(directory / IMAGE_NAME, target)
+    write_table(TILES, ledger, root)
+    shutil.rmtree(directory)
+
+
+# ---------------------------------------------------------------------------------------------------------------- running
+
+
+def _engine(config: Config, label: str) -> Engine:
+    """Locally one process whose threads share the connections and their limits; on a cluster, workers that divide them."""
+    engine = Engine.of(config.compute, label)
+    return replace(engine, workers=1) if config.compute.scheduler == Scheduler.local else engine
+
+
+def _run(cache: WorkCache, tasks: Mapping[int, CellTask], engine: Engine) -> dict[int, str]:
+    """Run a cache's tasks; returns the failures."""
+    try:
+        done = cache.run(tasks, engine.map)
+    except CellFailures as failures:
+        return failures.reasons
+    print(f"{cache.stage}: {done}")
+    return {}
