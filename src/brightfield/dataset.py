@@ -65,12 +65,10 @@ def open_cell(specimen_id: int, root: Path | str = ".", rev: str | None = None) 
     the revision has no such cell, as soon as a volume is asked for.
     """
     cell = CellData(int(specimen_id), root, rev)
-    if rev is None:
-        stores = [Path(root) / schema.image_store(cell.specimen_id), Path(root) / schema.label_store(cell.specimen_id)]
-        if not any(store.is_dir() for store in stores):
-            raise StackError(
-                f"cell {specimen_id} is not here; fetch it with `dvc pull {stores[0]} {stores[1]}`, or read it with rev=...", path=root
-            )
+    stores = (schema.image_store(cell.specimen_id), schema.label_store(cell.specimen_id))
+    if rev is None and not any((Path(root) / store).is_dir() for store in stores):
+        fetch = " ".join(map(str, stores))
+        raise StackError(f"cell {specimen_id} is not here; fetch it with `dvc pull {fetch}`, or read it with rev=...", path=root)
     return cell
 
 

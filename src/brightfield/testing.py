@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from brightfield.mirror_catalog import ArrayPicture, MemoryCatalog, Picture, tables_of
+from brightfield.schema import Table
 from brightfield.shards import ArraySpec
 from brightfield.skeleton import Skeleton, format_swc
 from brightfield.source import Cell, Plane, Stack
@@ -212,3 +213,12 @@ def windows(draw: st.DrawFn, grid: Grid) -> Window:
     """Any box of voxels of a grid, empty ones too."""
     (z0, z1), (y0, y1), (x0, x1) = (sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in grid.shape_zyx)
     return ((z0, z1), (y0, y1), (x0, x1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- tables
+
+
+def table_row(table: Table, **values: object) -> dict[str, object]:
+    """A row that `table` accepts: `values`, and for columns that may not be null something of their type."""
+    blank = {"string": "x", "bool": True, "double": 1.0}
+    return {c.name: blank.get(str(c.type), 1) for c in table.columns if not c.nullable} | values
