@@ -152,8 +152,8 @@ def _add_gc(commands: Commands) -> None:
 def _gc(words: argparse.Namespace) -> int:
     from brightfield import workcache
 
-    done = workcache.gc(words.root, int(words.keep_gb * 1e9), _params(words).compute.work_dir)
-    print(f"dropped {done.dropped} cells ({done.dropped_bytes / 1e9:.2f} GB), kept {done.kept} ({done.kept_bytes / 1e9:.2f} GB)")
+    freed = workcache.gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
+    print(f"freed {freed / 1e9:.2f} GB")
     return 0
 
 
