@@ -17,7 +17,8 @@ from brightfield.plan import CellPlan, Plan, PlanOptions, plan_cell
 from brightfield.schema import CELLS, IMAGES_DIR, PARAMS_FILE, SKELETONS_DIR, TILES, image_store, marker_file, skeleton_file
 from brightfield.skeleton import Skeleton, parse_swc, read_swc
 from brightfield.source import Cell, Source
-from brightfield.stages.common import Address, reachable, selected_cells, source_name
+from brightfield.stages.cells import selected_cells
+from brightfield.stages.sources import Address, reachable, source_name
 from brightfield.tables import write_table
 from brightfield.transfer import IMAGE_NAME, download_cell
 from brightfield.workcache import CellTask, WorkCache, work_root

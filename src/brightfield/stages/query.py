@@ -9,7 +9,7 @@ from brightfield.config import Config
 from brightfield.errors import SourceError
 from brightfield.schema import CELLS, PLANES, SNAPSHOT_DIR
 from brightfield.selection import drift, reselect, survey
-from brightfield.stages.common import reachable
+from brightfield.stages.sources import reachable
 from brightfield.tables import read_table, write_table
 
 if TYPE_CHECKING:

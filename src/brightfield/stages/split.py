@@ -14,7 +14,9 @@ from brightfield.tables import read_table, write_table
 def run(config: Config, root: Path) -> None:
     """Write the splits table; raises SplitError where cells of one group would be parted."""
     cells = read_table(CELLS, root)
-    hashes = {i: _sha256(root / skeleton_file(i)) for i in cells.loc[cells["selected"], "specimen_id"] if (root / skeleton_file(i)).is_file()}
+    hashes = {
+        i: _sha256(root / skeleton_file(i)) for i in cells.loc[cells["selected"], "specimen_id"] if (root / skeleton_file(i)).is_file()
+    }
     splits = assign(cells, config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, root))
     write_table(SPLITS, splits, root)
     counts = splits["split"].value_counts().sort_index()
