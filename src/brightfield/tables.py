@@ -76,14 +76,14 @@ def _conform(table: Table, frame: pd.DataFrame, target: Path) -> pa.Table:
     names = list(table.column_names)
     if set(frame.columns) != set(names):
         raise TableError(f"{table.name} needs other columns: {sorted(set(frame.columns) ^ set(names))}", path=target)
+    for column in table.columns:
+        if not column.nullable and frame[column.name].isna().any():
+            raise TableError(f"column {column.name} of {table.name} may not be empty", path=target)
     try:
         arrow = pa.Table.from_pandas(frame[names], schema=table.arrow_schema, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise TableError(f"a value does not fit the {table.name} table: {error}", path=target) from error
     arrow = arrow.sort_by([(name, "ascending") for name in table.key]).replace_schema_metadata(table.arrow_schema.metadata)
-    for column in table.columns:
-        if not column.nullable and arrow[column.name].null_count:
-            raise TableError(f"column {column.name} of {table.name} may not be empty", path=target)
     if arrow.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows != arrow.num_rows:
         raise TableError(f"rows of {table.name} repeat a key {table.key}", path=target)
     return arrow
