@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from brightfield import jpeg
 from brightfield.client import Answer, HttpClient, public_url
 from brightfield.errors import SourceError, StackError, TransferError
 from brightfield.source import Cell, Crop, Plane, Stack
@@ -176,6 +177,8 @@ def decode_picture(answer: Answer, shape_yx: tuple[int, int]) -> NDArray[np.uint
 
     if not answer.content_type.startswith("image/"):
         raise TransferError(f"expected a picture, found {answer.content_type or 'no content type'}")
+    if answer.body.startswith(jpeg.SIGNATURE) and jpeg.damage(answer.body):
+        raise TransferError("the picture is cut short or damaged")
     try:
         picture = Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
         rows, columns = picture.height, picture.width
@@ -183,7 +186,7 @@ def decode_picture(answer: Answer, shape_yx: tuple[int, int]) -> NDArray[np.uint
             raise TransferError(f"expected a picture of {shape_yx[1]} x {shape_yx[0]} px, found {columns} x {rows} px")
         picture.draft("L", None)
         pixels = np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise TransferError("the picture is cut short or damaged") from error
     return np.ascontiguousarray(pixels[: shape_yx[0], : shape_yx[1]])
 

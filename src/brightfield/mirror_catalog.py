@@ -237,8 +237,8 @@ def tables_of(cells: Iterable[Cell]) -> dict[str, list[Row]]:
     return {
         CELLS_MODEL: [_detail_row(cell) for cell in cells],
         "NeuronReconstruction": [_reconstruction_row(cell) for cell in cells if cell.reconstruction_id is not None],
-        "Specimen": [_specimen_row(cell) for cell in cells],
-        "SubImage": [row for cell in cells if cell.stack for row in _image_rows(cell, cell.stack)],
+        "Specimen": [specimen_row(cell.specimen_id, cell.name, cell.donor_id, cell.stack) for cell in cells],
+        "SubImage": [row for cell in cells if cell.stack for row in image_rows(cell.specimen_id, cell.stack)],
     }
 
 
@@ -265,7 +265,6 @@ def _detail_row(cell: Cell) -> Row:
 
 
 def _reconstruction_row(cell: Cell) -> Row:
-    files = ((cell.swc_file_id, SWC_FILE_TYPE_ID), (cell.marker_file_id, MARKER_FILE_TYPE_ID))
     return {
         "id": cell.reconstruction_id,
         "specimen_id": cell.specimen_id,
@@ -274,25 +273,32 @@ def _reconstruction_row(cell: Cell) -> Row:
         "scale_factor_x": cell.stack and cell.stack.pixel_um,
         "scale_factor_y": cell.stack and cell.stack.pixel_um,
         "scale_factor_z": cell.stack and cell.stack.plane_um,
-        "well_known_files": [
-            {
-                "id": file_id,
-                "attachable_id": cell.reconstruction_id,
-                "well_known_file_type_id": type_id,
-                "download_link": FILE_PATH.format(file_id=file_id),
-            }
-            for file_id, type_id in files
-            if file_id is not None
-        ],
+        "well_known_files": file_rows(cell.reconstruction_id, cell.swc_file_id, cell.marker_file_id),
     }
 
 
-def _specimen_row(cell: Cell) -> Row:
-    data_sets = [{"id": cell.stack.image_series_id, "specimen_id": cell.specimen_id}] if cell.stack else []
-    return {"id": cell.specimen_id, "name": cell.name, "donor_id": cell.donor_id, "data_sets": data_sets}
+def file_rows(reconstruction_id: int | None, swc_file_id: int | None, marker_file_id: int | None) -> list[Row]:
+    """The well-known files of a reconstruction."""
+    return [
+        {
+            "id": file_id,
+            "attachable_id": reconstruction_id,
+            "well_known_file_type_id": type_id,
+            "download_link": FILE_PATH.format(file_id=file_id),
+        }
+        for file_id, type_id in ((swc_file_id, SWC_FILE_TYPE_ID), (marker_file_id, MARKER_FILE_TYPE_ID))
+        if file_id is not None
+    ]
 
 
-def _image_rows(cell: Cell, stack: Stack) -> Iterable[Row]:
+def specimen_row(specimen_id: int, name: str, donor_id: int, stack: Stack | None) -> Row:
+    """A Specimen with its image series."""
+    data_sets = [{"id": stack.image_series_id, "specimen_id": specimen_id}] if stack else []
+    return {"id": specimen_id, "name": name, "donor_id": donor_id, "data_sets": data_sets}
+
+
+def image_rows(specimen_id: int, stack: Stack) -> Iterable[Row]:
+    """The SubImages of a stack: its planes and its projection."""
     common = {
         "data_set_id": stack.image_series_id,
         "data_set": {"id": stack.image_series_id},
@@ -307,5 +313,5 @@ def _image_rows(cell: Cell, stack: Stack) -> Iterable[Row]:
             own = {"id": plane.sub_image_id, "specimen_id": None, "section_number": plane.section_number, "failed": not plane.usable}
             yield {**own, "image_type": PLANE_IMAGE_TYPE, **common}
     if stack.projection_id is not None:
-        own = {"id": stack.projection_id, "specimen_id": cell.specimen_id, "section_number": None, "failed": False}
+        own = {"id": stack.projection_id, "specimen_id": specimen_id, "section_number": None, "failed": False}
         yield {**own, "image_type": PROJECTION_IMAGE_TYPE, **common}
