@@ -1,7 +1,7 @@
 """What the embedded demo consists of: five real Allen skeletons and generated ones, each with its story, their stacks rendered.
 
-The real skeletons are superseded releases that ship inside the PyPI package bmtk; their donors, lines and layers are those of the Allen Cell
-Types Database. Everything else is made up and says so: ids from 900,000,001 on and names that begin with "Synthetic". Every stack is made up.
+The real skeletons are superseded releases that ship inside the PyPI package bmtk; their donors, lines and layers are those of the Allen
+Cell Types Database. Everything else is made up and says so: ids from 900,000,001 on, names that begin with "Synthetic". No stack is real.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _made_cell(number: int, made: _Made, seed: int) -> DemoCell:
     stained = grow(_seeded(made.plan, cell_seed))
     others = () if made.is_full else ((untraced_axon(stained, cell_seed, made.plan.extent_zyx_um, 700.0), 1.0),)
     if made.neighbour:
-        others = (*others, (_neighbour(made.plan, cell_seed), 0.3))
+        others = (*others, (_neighbour(made.plan, cell_seed), 0.2))
     phantom = _phantom(stained, cell_seed, others, band=made.band, faults=made.faults)
     given = shifted(stained, PLANTED_SHIFT_ZYX_UM) if made.specimen_id == MISREGISTERED_ID else stained
     swc = swc_file(given, first_id=made.first_id, newline=made.newline, children_first=made.children_first)

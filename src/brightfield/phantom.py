@@ -63,8 +63,8 @@ class Optics:
 class Faults:
     """What went wrong at the microscope. missing: planes that the source does not have; failed: planes it has and marks as failed.
 
-    blank: planes without picture. repeated: planes that show the plane before. brighter: planes whose lamp flickered. seam_px: rows right of
-    the canvas' middle are displaced by so many full-resolution pixels (a stitching error).
+    blank: planes without picture. repeated: planes that show the plane before. brighter: planes whose lamp flickered. seam_px: columns right
+    of the canvas' middle show what lies so many full-resolution pixels lower (a stitching error).
     """
 
     missing: frozenset[int] = frozenset()
@@ -77,7 +77,7 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The pial surface: a dark line ``y = offset + slope x + bend x**2`` (um), brighter glass above it. x is measured from the canvas' left."""
+    """The pial surface: a dark line ``y = offset + slope x + bend x**2`` (um from the canvas' corner), brighter glass above it."""
 
     offset_um: float
     slope: float = 0.0
@@ -160,7 +160,7 @@ def swc_file(skeleton: Skeleton, *, first_id: int = 1, newline: str = "\n", chil
 
 
 def marker_bytes(marks: Sequence[tuple[int, Triple]]) -> bytes:
-    """A marker file: (kind, position in um in the frame of the SWC) in; positions counted from one voxel out, as the real files have them."""
+    """A marker file of (kind, position in um in the frame of the SWC); the file counts positions from one voxel, as real ones do."""
     lines = ["##x,y,z,radius,shape,name,comment, color_r,color_g,color_b"]
     for kind, (z, y, x) in marks:
         lines.append(f"{x + PIXEL_UM:.4f},{y + PIXEL_UM:.4f},{z + PLANE_UM:.4f},0.0, 1, {kind}, , 214,93,101")
@@ -172,8 +172,11 @@ def marker_bytes(marks: Sequence[tuple[int, Triple]]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ArborPlan:
-    """What to grow. extent_zyx_um: the box from the origin in which it stays; axon_um: total axon (a stub is under 280 um, by the database's
-    own dendrite-only cells); n_fragments: axon trees without connection to the soma."""
+    """What to grow.
+
+    extent_zyx_um: the box from the origin in which it stays. reach_um: about how long a basal dendrite is. axon_um: axon in total; a stub, as
+    dendrite-only cells have it, is under 280 um. n_fragments: axon trees without connection to the soma.
+    """
 
     seed: int
     extent_zyx_um: Triple = (45.0, 220.0, 220.0)
@@ -230,9 +233,7 @@ class _Growth:
 
     def skeleton(self) -> Skeleton:
         n = len(self.types)
-        return Skeleton(
-            np.arange(1, n + 1), np.array(self.types), np.array(self.positions), np.array(self.radii), np.array(self.parents)
-        )
+        return Skeleton(np.arange(1, n + 1), np.array(self.types), np.array(self.positions), np.array(self.radii), np.array(self.parents))
 
     def add(self, kind: Label, parent: int, position: Triple, radius_um: float) -> int:
         self.types.append(int(kind))
@@ -251,9 +252,9 @@ class _Growth:
     def stems(self, soma: int, plan: ArborPlan) -> None:
         for number in range(plan.n_basal):
             length = plan.reach_um * (0.6 + 0.5 * self.random())
-            self.neurite(Label.BASAL_DENDRITE, soma, self.sector(number, plan.n_basal), length, 0.5 + 0.5 * self.random(), 32.0)
+            self.neurite(Label.BASAL_DENDRITE, soma, self.sector(number, plan.n_basal), length, 0.35 + 0.45 * self.random(), 32.0)
         if plan.apical:
-            self.neurite(Label.APICAL_DENDRITE, soma, (0.1, -1.0, 0.3 * (self.random() - 0.5)), 1.5 * plan.reach_um, 1.3, 45.0)
+            self.neurite(Label.APICAL_DENDRITE, soma, (0.1, -1.0, 0.3 * (self.random() - 0.5)), 1.5 * plan.reach_um, 0.9, 45.0)
 
     def axon(self, soma: int, length_um: float) -> None:
         down = (0.2 * (self.random() - 0.5), 1.0, self.random() - 0.5)

@@ -1,9 +1,9 @@
 """Brightfield pictures of a `Phantom`: any crop of any plane at any level, without ever rendering more than the crop.
 
-Stain absorbs (Beer-Lambert), each slab of it is seen through the blur of its distance from focus, the background is uneven, the tissue has a
-texture, the camera makes noise. The stain is a list of small Gaussian pieces (position, mass, own width); a plane is the sum of the pieces
-near it, each widened by defocus and by the pixel. So the cost follows the stain, a coarse level is computed as such, and a pixel is the same
-sum in the same order whatever crop it is in: crops fit together exactly. Bits do not depend on the machine (see `texture.py`).
+Stain absorbs (Beer-Lambert), each slab of it is seen through the blur of its distance from focus, the background is uneven, the tissue has
+a texture, the camera makes noise. The stain is a list of small Gaussian pieces (position, mass, own width); a plane is the sum of the pieces
+near it, each widened by defocus and by the pixel. So the cost follows the stain, a coarse level is computed as such, and a pixel is the
+same sum in the same order whatever crop it is in: crops fit together exactly. Bits do not depend on the machine (see `texture.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from brightfield.errors import StackError
 from brightfield.schema import Label
-from brightfield.texture import TEXTURE_SD, WHITE_SHARE, exp, mix, normal, tissue, uniform
+from brightfield.texture import exp, mix, normal, tissue, uniform
 
 if TYPE_CHECKING:
     from brightfield.phantom import Phantom
@@ -91,7 +91,7 @@ def _check_crop(phantom: Phantom, plane: int, top: int, left: int, height: int, 
         raise StackError(f"level {level} does not exist: a stack is served at levels 0 to 6")
     if not 0 <= plane < phantom.n_planes:
         raise StackError(f"plane {plane} does not exist: the stack has planes 0 to {phantom.n_planes - 1}")
-    inside = 0 <= top and 0 <= left and top + height <= phantom.height_px and left + width <= phantom.width_px
+    inside = min(top, left) >= 0 and top + height <= phantom.height_px and left + width <= phantom.width_px
     if not inside or height >> level < 1 or width >> level < 1:
         size = f"{phantom.height_px} rows and {phantom.width_px} columns"
         raise StackError(f"crop top={top} left={left} height={height} width={width} at level {level} does not fit a plane of {size}")
@@ -108,11 +108,10 @@ def _render(phantom: Phantom, plane: int, row: int, column: int, shape_yx: tuple
             *optics.bow_yx,
             optics.texture / _GREY,
             optics.camera * _CAMERA_SD,
-            optics.texture * TEXTURE_SD * WHITE_SHARE**0.5,
         ]
     )
-    surface = np.zeros(6) if band is None else np.array(
-        [band.offset_um, band.slope, band.bend_per_um, band.width_um, band.depth, band.glass]
+    surface = (
+        np.zeros(6) if band is None else np.array([band.offset_um, band.slope, band.bend_per_um, band.width_um, band.depth, band.glass])
     )
     size = (phantom.height_px, phantom.width_px, phantom.pixel_um)
     return _expose(near, far, fine, coarse, light, surface, size, np.uint64(phantom.seed), plane, row, column, level)
@@ -162,7 +161,8 @@ def _far_value(far: NDArray[np.float32], low: int, high: int, i: int, j: int, le
     x = _far_coordinate(j, level) - high
     a, b = int(y), int(x)
     v, u = y - a, x - b
-    return (1 - v) * ((1 - u) * far[a, b] + u * far[a, b + 1]) + v * ((1 - u) * far[a + 1, b] + u * far[a + 1, b + 1])
+    value: float = (1 - v) * ((1 - u) * far[a, b] + u * far[a, b + 1]) + v * ((1 - u) * far[a + 1, b] + u * far[a + 1, b + 1])
+    return value
 
 
 @njit(cache=True, nogil=True)
@@ -262,7 +262,8 @@ def _surface_light(y_um: float, x_um: float, surface: NDArray[np.float64]) -> fl
     line = 1.0 / (1.0 + t * t)
     rim = 1.0 / (1.0 + 4.0 * (t - 1.6) * (t - 1.6))
     outside = 0.5 - 0.5 * t / np.sqrt(1.0 + t * t)
-    return (1.0 - depth * line * line) * (1.0 + 0.25 * depth * rim * rim) * (1.0 + glass * outside)
+    factor: float = (1.0 - depth * line * line) * (1.0 + 0.25 * depth * rim * rim) * (1.0 + glass * outside)
+    return factor
 
 
 @njit(cache=True, nogil=True)
@@ -289,7 +290,7 @@ def _expose(
     column: int, level: int,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """What the camera sees: background, surface, stain, texture, noise, rounding."""
-    background, tilt_y, tilt_x, bow_y, bow_x, texture, camera, white = light
+    background, tilt_y, tilt_x, bow_y, bow_x, texture, camera = light
     height, width, pixel_um = size
     low, left = _far_cell(row, level), _far_cell(column, level)
     shift = mix(seed, 31, 0, 0)
@@ -322,7 +323,7 @@ def _expose(
                 grey *= _transmittance(a)
             grey *= 1.0 + texture * (fine_y[fine_x[j]] + coarse_y[coarse_x[j]])
             relative = grey / _GREY
-            sd = np.sqrt(relative * (camera * camera + white * white * relative)) / (1 << level)
+            sd = camera * np.sqrt(relative) / (1 << level)
             grey += sd * normal(mix(seed, plane, row + i, columns[j]))
             out[i, j] = np.uint8(min(max(np.floor(grey + 0.5), 0.0), 255.0))
     return out
@@ -403,12 +404,13 @@ def _stain_of_edge(kind: int, number: int, seed: np.uint64) -> float:
 def _cut_tubes(
     lines: NDArray[np.float64], kind: NDArray[np.int64], number: NDArray[np.int64], spacing_um: float, seed: np.uint64
 ) -> Pieces:
-    """Cut lines (n, 8: z, y, x, r of both ends) into pieces no longer than the spacing; a thick one into layers of its chord along z."""
+    """Cut lines (n, 8: z, y, x, r of both ends) into slices no longer than the spacing, and thick slices into smaller pieces."""
     out = np.empty((1024, 5), np.float64)
     filled = 0
     for e in range(len(lines)):
         step = lines[e, 4:7] - lines[e, :3]
         length = np.sqrt(step[0] * step[0] + step[1] * step[1] + step[2] * step[2])
+        flat = max(np.sqrt(step[1] * step[1] + step[2] * step[2]), 1e-9)
         mu = _stain_of_edge(kind[e], number[e], seed)
         count = max(1, int(np.ceil(length / spacing_um)))
         for k in range(count):
@@ -417,22 +419,39 @@ def _cut_tubes(
             is_bouton = uniform(mix(seed, 13, number[e], int(t * length / _BOUTON_UM))) < _BOUTON_SHARE
             if kind[e] == Label.AXON and is_bouton:
                 radius *= _BOUTON_FACTOR
-            layers = _layers(radius)
-            mass = mu * pi * radius * radius * length / count
-            total = 0.0
-            for m in range(layers):
-                total += np.sqrt(1.0 - ((2.0 * m + 1.0) / layers - 1.0) ** 2)
-            while filled + layers > len(out):
+            while filled + (_layers(radius) + 1) ** 2 > len(out):
                 out = np.concatenate((out, np.empty_like(out)))
-            for m in range(layers):
-                height = (2.0 * m + 1.0) / layers - 1.0
-                chord = np.sqrt(1.0 - height * height)
-                out[filled, :3] = lines[e, :3] + t * step
-                out[filled, 0] += radius * height
-                out[filled, 3] = mass * chord / total
-                out[filled, 4] = radius * radius * (0.25 if layers == 1 else chord * chord / 3.0)
-                filled += 1
+            mass = mu * pi * radius * radius * length / count
+            filled = _slice(out, filled, lines[e, :3] + t * step, radius, mass, -step[2] / flat, step[1] / flat)
     return out[:filled].copy()
+
+
+@njit(cache=True, nogil=True)
+def _slice(out: Pieces, filled: int, centre: NDArray[np.float64], radius: float, mass: float, side_y: float, side_x: float) -> int:
+    """One slice of a tube: a single piece where it is thin, else layers along z, each of pieces along its chord; returns the new count."""
+    layers = _layers(radius)
+    if layers == 1:
+        out[filled, :3] = centre
+        out[filled, 3] = mass
+        out[filled, 4] = 0.25 * radius * radius
+        return filled + 1
+    total = 0.0
+    for m in range(layers):
+        height = (2.0 * m + 1.0) / layers - 1.0
+        total += np.sqrt(1.0 - height * height)
+    for m in range(layers):
+        height = (2.0 * m + 1.0) / layers - 1.0
+        chord = np.sqrt(1.0 - height * height)
+        across = int(np.ceil(layers * chord))
+        for q in range(across):
+            offset = radius * chord * ((2.0 * q + 1.0) / across - 1.0)
+            out[filled, 0] = centre[0] + radius * height
+            out[filled, 1] = centre[1] + offset * side_y
+            out[filled, 2] = centre[2] + offset * side_x
+            out[filled, 3] = mass * chord / (total * across)
+            out[filled, 4] = (0.9 * radius * chord / across) ** 2
+            filled += 1
+    return filled
 
 
 def _soma(skeleton: Skeleton, strength: float, spacing_um: float, seed: np.uint64) -> Pieces:

@@ -1,7 +1,7 @@
 """Noise and exponentials that are the same bits on every machine.
 
-Everything here is made of integer mixing and of IEEE ``+ - * / sqrt``, compiled without fast-math (so nothing is fused or reordered), and never
-of libm or SIMD transcendentals, whose last bit differs between processors. Rendered stacks are hashed and compared, so this matters.
+Everything here is made of integer mixing and of IEEE ``+ - * / sqrt``, compiled without fast-math (so nothing is fused or reordered), and
+never of libm or SIMD transcendentals, whose last bit differs between processors. Rendered stacks are hashed and compared, so this matters.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ _LANE_SD = sqrt(4 * (65536.0**2 - 1) / 12)
 def exp(x: float) -> float:
     """e**x for -12 <= x <= 8 to 1e-10 relative: a Taylor polynomial of x / 64, squared six times."""
     t = x / 64.0
-    p = 1.0 + t * (1.0 + t / 2.0 * (1.0 + t / 3.0 * (1.0 + t / 4.0 * (1.0 + t / 5.0 * (1.0 + t / 6.0 * (1.0 + t / 7.0 * (1.0 + t / 8.0)))))))
-    p *= p
-    p *= p
-    p *= p
-    p *= p
-    p *= p
+    p = 1.0 + t / 8.0
+    for k in range(7, 0, -1):
+        p = 1.0 + t / k * p
+    for _ in range(5):
+        p *= p
     return p * p
 
 
@@ -77,7 +76,8 @@ def gaussian_weights(sigma: float) -> NDArray[np.float64]:
     for i in range(1, half + 1):
         weights[half - i] = weights[half + i] = exp(-0.5 * (i / sigma) * (i / sigma))
         energy += 2.0 * weights[half + i] * weights[half + i]
-    return weights / np.sqrt(energy)
+    normalised: NDArray[np.float64] = weights / np.sqrt(energy)
+    return normalised
 
 
 @njit(cache=True, nogil=True)
@@ -109,11 +109,10 @@ def smooth_noise(seed: int, shape_zyx: tuple[int, int, int], sigma_zyx: tuple[fl
     return np.ascontiguousarray(_filter_rows(flat, gaussian_weights(sigma_zyx[2])).transpose(0, 2, 1))
 
 
-# (share of the variance, sigma in full-resolution pixels, sigma in planes): fitted to a real 63x stack, see tests/test_rendering.py
-TEXTURE_SD = 2.15
-_FINE = ((0.45, 0.9, 0.7),)
-_COARSE = ((0.40, 3.5, 2.5),)
-WHITE_SHARE = 0.15
+# (standard deviation in grey values, sigma in full-resolution pixels, sigma in planes): fitted to the autocorrelation of a real 63x stack,
+# see tests/test_rendering.py. What a pixel has for itself is the camera's noise.
+_FINE = ((1.50, 1.05, 0.65),)
+_COARSE = ((1.50, 3.5, 2.5), (1.20, 14.0, 8.0))
 _FINE_SHAPE_ZYX = (32, 256, 256)
 _COARSE_SHAPE_ZYX = (40, 224, 224)
 _lock = Lock()
@@ -142,9 +141,9 @@ def _components(
     seed: int, shape_zyx: tuple[int, int, int], components: tuple[tuple[float, float, float], ...], level: int
 ) -> NDArray[np.float32]:
     total = np.zeros(shape_zyx, np.float32)
-    for number, (share, sigma_px, sigma_planes) in enumerate(components):
+    for number, (sd, sigma_px, sigma_planes) in enumerate(components):
         widened = sigma_px**2 + (4**level - 1) / 12
-        amplitude = TEXTURE_SD * sqrt(share * sigma_px**2 / widened)
+        amplitude = sd * sqrt(sigma_px**2 / widened)
         sigma = max(sqrt(widened) / 2**level, 0.3)
         total += np.float32(amplitude) * smooth_noise(1000 * seed + 10 * level + number, shape_zyx, (sigma_planes, sigma, sigma))
     return total
