@@ -9,12 +9,14 @@ wherever Hydra scans for plugins.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,7 @@ def _flag[T](variable: ContextVar[T], value: T) -> Iterator[None]:
 
 def _without_local(conf: Path) -> list[str]:
     # `conf/local` is one user's own: what it changes is an override like any other. Hydra knows the group only where the folder is
-    return ["local=null"] if (conf / "local").is_dir() else []
+    return ["~local"] if (conf / "local").is_dir() else []
 
 
 def _conf_below(start: Path) -> Path:
@@ -237,6 +239,54 @@ def _literal(value: object) -> str:
         return repr(value)
     if _WORD.fullmatch(value) and value.lower() not in _RESERVED:
         return value
-    # Hydra's quoted strings: a backslash counts only before a quote (or at the end), "$" starts an interpolation unless escaped
-    escaped = re.sub(r"(\\*)('|$)", lambda hit: hit[1] * 2 + ("\\'" if hit[2] else ""), value)
-    return "'" + escaped.replace("${", "\\${") + "'"
+    # "${" starts an interpolation unless escaped; in Hydra's quoted text a backslash counts only before a quote and at the end
+    escaped = re.sub(r"(\\*)\$\{", lambda hit: hit[1] * 2 + "\\${", value)
+    escaped = re.sub(r"(\\*)('|$)", lambda hit: hit[1] * 2 + ("\\'" if hit[2] else ""), escaped)
+    return f"'{escaped}'"
+
+
+# --------------------------------------------------------------------------------------------------- the reference page
+
+_REFERENCE_HEAD = """# Configuration
+
+Made from `src/brightfield/config.py` and `conf/`. `brightfield config KEY=VALUE ...` composes, checks and writes `params.yaml`, which the
+stages read; `dvc exp run -S KEY=VALUE` does the same and builds. A group name alone takes one of its choices (`labels=inside`), a dotted
+key one value (`labels.r_min_um=0.3`). `brightfield config --check` says whether `params.yaml` is what `conf/` gives under the overrides
+it records.
+
+Good to know:
+
+- `dvc repro` builds from `params.yaml` as it is; only `brightfield config` and `dvc exp run -S` compose.
+- `brightfield config` without overrides, like `dvc exp run -S` with others, starts from the defaults: give all overrides that you want.
+- What equals the default is not recorded in `meta.overrides`.
+- `conf/local/default.yaml` (first line `# @package _global_`) holds your own settings, say `compute.workers`; git does not see it.
+- `conf/experiment/` holds named sets of overrides: `experiment=NAME`.
+- Several values are a sweep: `dvc exp run --queue -S 'labels.r_min_um=0.15,0.23,0.35'`, then `dvc queue start`.
+"""
+
+
+def reference(root: Path | str = ".") -> str:
+    """The text of `docs/reference/configuration.md`."""
+    conf = _conf_below(Path(root))
+    parts = [_REFERENCE_HEAD, f"\n## experiment\n\nNamed sets of overrides.\n\n{_choices(conf, 'experiment')}"]
+    defaults = flat(Config())
+    for group in fields(Config):
+        rows = [
+            f"| `{key}` | {option.allowed} | `{json.dumps(defaults[key], ensure_ascii=False)}` | {option.description} |\n"
+            for key, option in options().items()
+            if key.startswith(f"{group.name}.")
+        ]
+        about = typing.cast("type", group.default_factory).__doc__
+        table = "| option | values | default | meaning |\n|---|---|---|---|\n" + "".join(rows)
+        parts.append(f"\n## {group.name}\n\n{about}\n\n{_choices(conf, group.name)}{table}")
+    return "".join(parts)
+
+
+def _choices(conf: Path, group: str) -> str:
+    rows = [f"- `{group}={path.stem}`: {_comment(path)}\n" for path in sorted((conf / group).glob("*.yaml"))]
+    return "".join(rows) + "\n" if rows else ""
+
+
+def _comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(line.partition("# ")[2] for line in lines if "# " in line and "@package" not in line)

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum, StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,6 +107,8 @@ class SourceConfig:
     metadata: Annotated[str, _doc("folder: a CSV with a row per cell")] = ""
     pixel_um: Annotated[_Size, _doc("folder: pixel size in um; 0 reads it from the files")] = 0.0
     plane_um: Annotated[_Size, _doc("folder: plane spacing in um; 0 reads it from the files")] = 0.0
+    license: Annotated[str, _doc("folder: the terms your data is under, a name or an SPDX identifier")] = ""
+    citation: Annotated[str, _doc("folder: how to cite your data")] = ""
     species: Annotated[str, _doc("Only cells of this species; empty: any")] = "Mus musculus"
     reconstruction_types: Annotated[list[str], _doc("Only these types of reconstruction: full, dendrite-only")] = field(
         default_factory=lambda: ["full", "dendrite-only"]
@@ -281,9 +284,14 @@ class Option:
         base = typing.get_args(self.annotation)[0]
         strict = not (isinstance(base, type) and issubclass(base, Enum))
         try:
-            return TypeAdapter(self.annotation, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=strict)
+            return _adapter(self.key).validate_python(value, strict=strict)
         except ValidationError as error:
             raise ConfigError(f"{self.key} = {_show(value)} is not allowed; allowed: {self.allowed} ({self.description})") from error
+
+
+@cache
+def _adapter(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(options()[key].annotation, config=ConfigDict(allow_inf_nan=False))
 
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -298,6 +306,7 @@ def _show(value: object) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
+@cache
 def options() -> dict[str, Option]:
     """Every option by its dotted key, in the order of the dataclasses."""
     found = {}
