@@ -51,8 +51,8 @@ def reachable(config: Config) -> Iterator[Address]:
     if config.source.kind != SourceKind.demo or config.source.base_url:
         yield address
         return
-    from brightfield.demo import demo_catalog
     from brightfield.mirror import serve
+    from brightfield.mirror_demo import demo_catalog
 
     with serve(demo_catalog(config.source.seed)) as mirror:
         yield replace(address, source=replace(config.source, base_url=mirror.base_url))
