@@ -17,7 +17,7 @@ from brightfield.client import Answer, ClientOptions, HttpClient
 from brightfield.errors import SourceError, StackError, TransferError
 from brightfield.mirror import Mirror, serve
 from brightfield.mirror_catalog import MemoryCatalog, tables_of
-from brightfield.mirror_faults import Faults
+from brightfield.mirror_faults import Fault, Faults
 from brightfield.source import Cell, Crop, Plane
 from brightfield.testing import small_catalog, small_cell, small_picture
 
@@ -310,6 +310,22 @@ def test_pixels_that_cannot_be_believed_are_asked_for_again_and_then_refused(
         with pytest.raises(TransferError, match=reason):
             AllenSource(client, mirror.base_url).pixels(CELLS[1], crop)
         assert len(mirror.requests) == 3
+
+
+def test_under_a_tenth_of_faults_of_every_kind_pixels_are_those_of_a_clean_run(mirror: Mirror) -> None:
+    stack = CELLS[1].stack
+    assert stack is not None
+    crops = [
+        Crop(p, top, left, 64, 64, level) for p in stack.planes for top in range(0, 192, 48) for left in (0, 128, 320) for level in range(4)
+    ]
+    options = ClientOptions(timeout_s=0.3, retries=6, backoff_s=0.001)
+    faults = replace(Faults.everything(0.1, seed=5), retry_after_s=0, stall_s=1)
+    with HttpClient(options) as client, serve(mirror.catalog, faults=faults) as bad:
+        clean, faulty = AllenSource(client, mirror.base_url), AllenSource(client, bad.base_url)
+        for crop in crops:
+            np.testing.assert_array_equal(faulty.pixels(CELLS[1], crop), clean.pixels(CELLS[1], crop))
+        assert {request.fault for request in bad.requests} >= set(Fault)
+        assert len(bad.requests) <= 1.3 * len(crops)
 
 
 def test_queries_survive_faults(mirror: Mirror) -> None:

@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
@@ -21,10 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from brightfield import mirror_rma
-from brightfield.errors import ConfigError, InputError, TableError
+from brightfield.allen import AllenSource
+from brightfield.client import HttpClient
+from brightfield.errors import ConfigError, InputError, SourceError, TableError
 from brightfield.mirror import Mirror, serve, serve_folder
 from brightfield.mirror_catalog import FolderCatalog, MemoryCatalog, reduced, tables_of
+from brightfield.mirror_export import export
 from brightfield.mirror_faults import Fault, Faults
+from brightfield.source import Cell, Crop, Plane
 from brightfield.testing import small_catalog, small_cell, small_picture
 
 CELLS = (small_cell(1), small_cell(2, missing=(2,)), small_cell(3, stack=None, marker_file_id=None, marker_url=None))
@@ -400,3 +404,79 @@ def test_every_request_is_remembered_with_its_attempt_and_fault(catalog: MemoryC
         assert [(r.path, r.attempt, r.fault) for r in mirror.requests] == [(PICTURE, 1, Fault.html), (PICTURE, 2, Fault.html)]
         mirror.forget()
         assert mirror.requests == ()
+
+
+# ------------------------------------------------------------------------------------------------------------- export and the demo
+
+
+def _source(mirror: Mirror, client: HttpClient) -> tuple[AllenSource, Sequence[Cell]]:
+    source = AllenSource(client, mirror.base_url)
+    return source, source.complete(source.cells())
+
+
+def test_an_exported_folder_serves_the_same_cells_files_and_pixels(mirror: Mirror, tmp_path: Path) -> None:
+    with HttpClient() as client:
+        source, cells = _source(mirror, client)
+        export(source, cells, tmp_path)
+        with serve(FolderCatalog(tmp_path)) as copy:
+            copied, copied_cells = _source(copy, client)
+            assert tuple(copied_cells) == tuple(cells) == CELLS
+            assert copied.file(CELLS[0].swc_url or "") == source.file(CELLS[0].swc_url or "")
+            picture = copy.catalog.picture(2003)
+            assert picture is not None
+            np.testing.assert_array_equal(
+                picture.read(0, 0, 0, 300, 400), source.pixels(CELLS[1], Crop(Plane(3, 10, 2003), 0, 0, 300, 400, 0))
+            )
+            assert copied.projection(CELLS[1], 2) is not None
+
+
+def test_an_interrupted_export_goes_on_and_fetches_nothing_twice(mirror: Mirror, tmp_path: Path) -> None:
+    with HttpClient() as client:
+        source, cells = _source(mirror, client)
+        export(source, cells, tmp_path)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        (tmp_path / "images" / "1002.png").unlink()
+        mirror.forget()
+        export(source, cells, tmp_path)
+    assert [request.path.partition("?")[0] for request in mirror.requests] == ["/api/v2/image_download/1002"]
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_an_export_without_pictures_and_one_of_deep_stacks(mirror: Mirror, tmp_path: Path) -> None:
+    with HttpClient() as client:
+        source, cells = _source(mirror, client)
+        deep = [replace(cell, stack=cell.stack and replace(cell.stack, bits=16)) for cell in cells]
+        with pytest.raises(SourceError, match="8-bit pictures; the stack of cell 1 is deeper"):
+            export(source, deep, tmp_path)
+        export(source, deep, tmp_path, pictures=False)
+    assert not list((tmp_path / "images").iterdir())
+
+
+def test_the_demo_answers_like_the_service() -> None:
+    from brightfield import demo
+    from brightfield.mirror_demo import demo_catalog
+
+    with serve(demo_catalog()) as mirror, HttpClient() as client:
+        source, cells = _source(mirror, client)
+        by_id = {cell.specimen_id: cell for cell in cells}
+        assert [cell.specimen_id for cell in demo.demo_cells()] == list(by_id)
+        assert by_id[demo.WITHOUT_STACK_ID].stack is None
+        assert by_id[demo.WITHOUT_STACK_ID].swc_url
+        assert by_id[demo.HUMAN_ID].species == "Homo Sapiens"
+        assert [c.specimen_id for c in cells if c.marker_url] == [demo.MARKER_ID]
+        gaps = by_id[demo.MISSING_PLANES_ID].stack
+        assert gaps is not None
+        assert {p.plane: p.reason for p in gaps.planes if not p.usable} == {
+            **dict.fromkeys((40, 41, 42, 78), "absent at the source"),
+            96: "failed at the source",
+        }
+        cell = by_id[demo.MARKER_ID]
+        assert cell.stack is not None
+        assert source.file(cell.swc_url or "").startswith(b"#")
+        crop = Crop(cell.stack.planes[50], 256, 256, 512, 256, 3)
+        pixels = source.pixels(cell, crop)
+        assert pixels.shape == (64, 32)
+        assert 100 < pixels.mean() < 220
+        projection = source.projection(cell, 4)
+        assert projection is not None
+        assert projection.shape == (cell.stack.height_px >> 4, cell.stack.width_px >> 4)

@@ -17,7 +17,7 @@ from brightfield.errors import ConfigError
 from brightfield.mirror import serve
 from brightfield.mirror_catalog import FolderCatalog, MemoryCatalog, tables_of
 from brightfield.schema import CELLS, PLANES
-from brightfield.selection import Change, ChangeKind, drift, select, survey
+from brightfield.selection import Change, ChangeKind, cells_of, drift, reselect, select, survey
 from brightfield.source import Cell
 from brightfield.tables import read_table, write_table
 from brightfield.testing import small_cell
@@ -148,6 +148,26 @@ def test_planes_are_those_of_the_selected_cells_with_their_gaps() -> None:
 )
 def test_planned_bytes_follow_coverage_level_and_step(image: ImageConfig, expected: int) -> None:
     assert select([CELL], SourceConfig(), image)[0]["bytes_planned_est"][0] == expected
+
+
+def test_the_tables_give_back_the_cells_that_were_selected() -> None:
+    tables = select(ALL, SourceConfig(), IMAGE)
+    cells = {cell.specimen_id: cell for cell in cells_of(*tables)}
+    assert [cells[1], cells[2]] == [CELL, DENDRITES]
+    assert all(cells[cell.specimen_id] == replace(cell, stack=None, stack_problem=None) for cell in ALL[2:])
+
+
+@pytest.mark.parametrize("wanted", [SourceConfig(), SourceConfig(specimen_ids=[2, 5]), SourceConfig(reconstruction_types=["full"])])
+def test_a_snapshot_gives_the_same_tables_as_the_source(wanted: SourceConfig) -> None:
+    snapshot = select(ALL, SourceConfig(), IMAGE)
+    expected = select([cell if cell in (CELL, DENDRITES) else replace(cell, stack=None) for cell in ALL], wanted, IMAGE)
+    for found, table in zip(reselect(*snapshot, wanted, IMAGE), expected, strict=True):
+        pd.testing.assert_frame_equal(found, table)
+
+
+def test_a_snapshot_of_another_selection_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"knows no stack of 1 cell\(s\), 4 first; run `brightfield refresh --write`"):
+        reselect(*select(ALL, SourceConfig(), IMAGE), SourceConfig(species=""), IMAGE)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- drift

@@ -129,12 +129,12 @@ def _stack_row(cell: Cell, stack: Stack, image: ImageConfig) -> Mapping[str, obj
 
 
 def _planned_bytes(cell: Cell, stack: Stack, image: ImageConfig) -> int:
-    """Voxels of the downloaded grid, and of them the share that skeleton coverage usually takes; a box may be as large as the stack."""
-    voxels = download_grid(stack.grid, image.level, image.z_step).n_voxels
+    """The downloaded grid, and of it the share that skeleton coverage usually takes; a box may be as large as the stack."""
+    n_bytes = download_grid(stack.grid, image.level, image.z_step).n_voxels * stack.bits // 8
     if image.coverage.value != "skeleton":
-        return voxels
+        return n_bytes
     share = SKELETON_SHARE.get(cell.reconstruction_type or "", max(SKELETON_SHARE.values()))
-    return round(voxels * min(1.0, share * (1 + image.background_share)))
+    return round(n_bytes * min(1.0, share * (1 + image.background_share)))
 
 
 def _plane_rows(cell: Cell) -> Iterable[Mapping[str, object]]:
