@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ type Boxes = NDArray[np.int64]
 
 
 def build_pyramid(volume: Volume, fetched_boxes: ArrayLike | None = None, *, threads: int = 1) -> None:
-    """Compute and store levels 1, 2, ... of an image `volume` whose level 0 is complete; holds one shard of the output in memory.
+    """Compute and store levels 1, 2, ... of an image `volume` whose level 0 is complete; holds a few chunks in memory.
 
     A voxel becomes the mean, rounded half up, of the fetched voxels of the next finer level that it covers; it is fetched itself when one
     of them is. `fetched_boxes` (n, 6) are the fetched voxels of level 0 as half-open boxes (z0, z1, y0, y1, x0, x1), None for all: the
@@ -42,18 +44,33 @@ def masked_mean(voxels: NDArray[Any], fetched: NDArray[np.bool_] | None, factor_
 
     `voxels` are integers (z, y, x); the last block of an axis may be ragged. `fetched` has their shape; None says all of them.
     """
-    shape = tuple(-(-n // f) for n, f in zip(voxels.shape, factor_zyx, strict=True))
-    wide = np.int32 if voxels.dtype.itemsize <= 2 else np.int64
-    total, count = np.zeros(shape, wide), np.zeros(shape, wide)
-    known = voxels if fetched is None else np.where(fetched, voxels, voxels.dtype.type(0))
-    for start in product(*map(range, factor_zyx)):
-        every = tuple(slice(s, None, f) for s, f in zip(start, factor_zyx, strict=True))
-        part = known[every]
-        covered = tuple(map(slice, part.shape))
-        total[covered] += part
-        count[covered] += 1 if fetched is None else fetched[every]
-    mean = (2 * total + count) // np.maximum(2 * count, 1)
-    return np.where(count > 0, mean, fill_value).astype(voxels.dtype)
+    mean = np.full([-(-n // f) for n, f in zip(voxels.shape, factor_zyx, strict=True)], fill_value, voxels.dtype)
+    _average(voxels, np.empty((0, 0, 0), np.bool_) if fetched is None else fetched, fetched is None, *factor_zyx, mean)
+    return mean
+
+
+@njit(cache=True, nogil=True)
+def _average(
+    voxels: NDArray[Any], fetched: NDArray[np.bool_], all_fetched: bool, step_z: int, step_y: int, step_x: int, mean: NDArray[Any]
+) -> None:
+    n_z, n_y, n_x = voxels.shape
+    total, count = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
+    for k in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            total[:] = count[:] = 0
+            for z in range(k * step_z, min((k + 1) * step_z, n_z)):
+                for y in range(j * step_y, min((j + 1) * step_y, n_y)):
+                    for x in range(n_x):
+                        known = 1 if all_fetched else np.int64(fetched[z, y, x])
+                        total[x] += known * voxels[z, y, x]
+                        count[x] += known
+            for i in range(mean.shape[2]):
+                value, n = 0, 0
+                for x in range(i * step_x, min((i + 1) * step_x, n_x)):
+                    value += total[x]
+                    n += count[x]
+                if n:
+                    mean[k, j, i] = (2 * value + n) // (2 * n)
 
 
 def _factor(volume: Volume, level: int) -> Shape:
@@ -65,17 +82,30 @@ def _factor(volume: Volume, level: int) -> Shape:
 def _build_shard(volume: Volume, level: int, shard: Index, factor: Shape, boxes: Boxes, threads: int) -> None:
     spec = volume.spec(level)
     near = _touching(boxes, _finer(volume, level, spec.shard_window(shard), factor))
-    if not len(near):
-        return
-    chunks: dict[Index, NDArray[Any]] = {}
-    for inner in spec.inner_indices(shard):
-        window = _finer(volume, level, spec.chunk_window(shard, inner), factor)
-        within = _touching(near, window)
-        if len(within):
-            mean = masked_mean(volume.read(window, level - 1), _mask(within, window), factor, spec.fill_value)
-            chunks[inner] = spec.empty_chunk()
-            chunks[inner][tuple(map(slice, mean.shape))] = mean
-    volume.write_shard(level, shard, chunks, threads=threads)
+    windows = {inner: _finer(volume, level, spec.chunk_window(shard, inner), factor) for inner in spec.inner_indices(shard) if len(near)}
+    covered = {inner: window for inner, window in windows.items() if len(_touching(near, window))}
+    volume.write_shard(level, shard, _Means(volume, level, factor, near, covered), threads=threads)
+
+
+class _Means(Mapping["Index", "NDArray[Any]"]):
+    """The chunks of a shard, each computed when it is asked for."""
+
+    def __init__(self, volume: Volume, level: int, factor: Shape, boxes: Boxes, windows: dict[Index, Window]) -> None:
+        self._volume, self._level, self._factor, self._boxes, self._windows = volume, level, factor, boxes, windows
+
+    def __getitem__(self, inner: Index) -> NDArray[Any]:
+        window, spec = self._windows[inner], self._volume.spec(self._level)
+        fetched = _mask(_touching(self._boxes, window), window)
+        mean = masked_mean(self._volume.read(window, self._level - 1), fetched, self._factor, spec.fill_value)
+        chunk = spec.empty_chunk()
+        chunk[tuple(map(slice, mean.shape))] = mean
+        return chunk
+
+    def __iter__(self) -> Iterator[Index]:
+        return iter(self._windows)
+
+    def __len__(self) -> int:
+        return len(self._windows)
 
 
 def _finer(volume: Volume, level: int, window: Window, factor: Shape) -> Window:

@@ -150,8 +150,9 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
     """The bytes of a shard that holds `chunks`; empty when none of them differs from the fill value.
 
     chunks: inner chunk index (z, y, x) within the shard -> the whole chunk, shape `spec.chunk_zyx`, dtype `spec.dtype`, what hangs over
-    the array's end padded with the fill value; or a plain number for a chunk that holds nothing else. The same chunks give the same
-    bytes in whatever order they come and with any number of threads: each is compressed alone, and laid down in C order.
+    the array's end padded with the fill value; or a plain number for a chunk that holds nothing else. A mapping may make its chunks as
+    they are asked for: each is asked for once, in C order when `threads` is 1, and not kept. The same chunks give the same bytes in
+    whatever order they come and with any number of threads: each is compressed alone, and laid down in C order.
 
     Raises ValueError for an index outside the shard, or a chunk of another shape or dtype.
     """
