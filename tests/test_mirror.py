@@ -148,6 +148,7 @@ def test_pages_join_to_the_whole(total: int, rows: int) -> None:
         "model::Specimen,rma::criteria,[nonsense$eq1]",
         "model::Specimen,rma::criteria,nonsense[id$eq1]",
         "model::Specimen,rma::include,nonsense",
+        "model::Specimen,rma::criteria,[data_sets$eq1]",
         "model::Specimen,rma::criteria,[id$like1]",
         "model::Specimen,rma::criteria,[id$eq1",
         "model::Specimen,rma::criteria,data_sets(",
@@ -452,6 +453,7 @@ def test_an_export_without_pictures_and_one_of_deep_stacks(mirror: Mirror, tmp_p
     assert not list((tmp_path / "images").iterdir())
 
 
+@pytest.mark.slow
 def test_the_demo_answers_like_the_service() -> None:
     from brightfield import demo
     from brightfield.mirror_demo import demo_catalog

@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from brightfield.errors import BrightfieldError
@@ -206,27 +207,26 @@ def _matches(row: Row, path: Path) -> bool:
 
 
 def _passes(value: object, condition: Filter) -> bool:
+    if isinstance(value, list | tuple | dict):
+        raise QueryRefusedError(f"Invalid filter: {condition.field} is an association")
+    wanted = _typed(condition.values, type(value))
     if condition.operator in ("eq", "in"):
-        return any(_equal(value, word) for word in condition.values)
+        return value in wanted
     if condition.operator in ("ne", "nin"):
-        return not any(_equal(value, word) for word in condition.values)
-    return value is not None and _COMPARISONS[condition.operator](value, _like(value, condition.values[0]))
+        return value not in wanted
+    return value is not None and all(_COMPARISONS[condition.operator](value, bound) for bound in wanted)
 
 
-def _equal(value: object, word: str) -> bool:
-    if value is None or word == "null":
-        return value is None and word == "null"
-    if isinstance(value, bool):
-        return word == str(value).lower()
-    return value == _like(value, word)
-
-
-def _like(value: object, word: str) -> object:
-    """`word` as the type of `value`."""
+@lru_cache(256)
+def _typed(words: tuple[str, ...], kind: type) -> frozenset[object]:
+    """The words of a filter as values of a column's type; `null` is None in all of them."""
     try:
-        return type(value)(word) if isinstance(value, int | float) else word
-    except ValueError as error:
-        raise QueryRefusedError(f"Invalid value: {word!r}") from error
+        return frozenset(None if word == "null" else _AS.get(kind, str)(word) for word in words)
+    except (KeyError, ValueError) as error:
+        raise QueryRefusedError(f"Invalid value: {', '.join(words)[:60]!r}") from error
+
+
+_AS: dict[type, Callable[[str], Any]] = {int: int, float: float, bool: {"true": True, "false": False}.__getitem__}
 
 
 def _included(row: Row, include: Path) -> dict[str, Any]:
