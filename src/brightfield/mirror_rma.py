@@ -209,7 +209,7 @@ def _matches(row: Row, path: Path) -> bool:
 def _passes(value: object, condition: Filter) -> bool:
     if isinstance(value, list | tuple | dict):
         raise QueryRefusedError(f"Invalid filter: {condition.field} is an association")
-    wanted = _typed(condition.values, type(value))
+    wanted = _typed(condition.values, value.__class__)
     if condition.operator in ("eq", "in"):
         return value in wanted
     if condition.operator in ("ne", "nin"):
