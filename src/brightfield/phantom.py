@@ -63,8 +63,8 @@ class Optics:
 class Faults:
     """What went wrong at the microscope. missing: planes that the source does not have; failed: planes it has and marks as failed.
 
-    blank: planes without picture. repeated: planes that show the plane before. brighter: planes whose lamp flickered. seam_px: columns right
-    of the canvas' middle show what lies so many full-resolution pixels lower (a stitching error).
+    blank: planes without picture. repeated: planes that show the plane before. brighter: planes whose lamp flickered. seam_px: columns
+    right of the canvas' middle show what lies so many full-resolution pixels lower (a stitching error).
     """
 
     missing: frozenset[int] = frozenset()
@@ -174,8 +174,8 @@ def marker_bytes(marks: Sequence[tuple[int, Triple]]) -> bytes:
 class ArborPlan:
     """What to grow.
 
-    extent_zyx_um: the box from the origin in which it stays. reach_um: about how long a basal dendrite is. axon_um: axon in total; a stub, as
-    dendrite-only cells have it, is under 280 um. n_fragments: axon trees without connection to the soma.
+    extent_zyx_um: the box from the origin in which it stays. reach_um: about how long a basal dendrite is. axon_um: axon in total; a stub,
+    as dendrite-only cells have it, is under 280 um. n_fragments: axon trees without connection to the soma.
     """
 
     seed: int
@@ -201,7 +201,7 @@ def grow(plan: ArborPlan) -> Skeleton:
 def untraced_axon(skeleton: Skeleton, seed: int, extent_zyx_um: Triple, length_um: float) -> Skeleton:
     """How the axon goes on where the tracer stopped, as a tree of its own: stained in a dendrite-only cell, and absent from its SWC.
 
-    It starts at the end of the traced axon (the axon node farthest from the soma), or at the soma where no axon was traced.
+    It starts at the end of the traced axon (the tip farthest from the soma), or at the soma where no axon was traced.
     """
     start = skeleton.position_zyx_um[axon_end(skeleton)]
     tree = _Growth(seed, extent_zyx_um)
@@ -211,9 +211,9 @@ def untraced_axon(skeleton: Skeleton, seed: int, extent_zyx_um: Triple, length_u
 
 
 def axon_end(skeleton: Skeleton) -> int:
-    """Index of the axon node farthest from the soma; the soma (or the first node) where there is no axon."""
+    """Index of the axon tip farthest from the soma; the soma (or the first node) where there is no axon."""
     soma = 0 if skeleton.soma is None else skeleton.soma
-    axon = np.flatnonzero(skeleton.type == Label.AXON)
+    axon = skeleton.tips[skeleton.type[skeleton.tips] == Label.AXON]
     if not len(axon):
         return soma
     away = skeleton.position_zyx_um[axon] - skeleton.position_zyx_um[soma]

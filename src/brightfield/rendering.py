@@ -1,9 +1,10 @@
 """Brightfield pictures of a `Phantom`: any crop of any plane at any level, without ever rendering more than the crop.
 
-Stain absorbs (Beer-Lambert), each slab of it is seen through the blur of its distance from focus, the background is uneven, the tissue has
-a texture, the camera makes noise. The stain is a list of small Gaussian pieces (position, mass, own width); a plane is the sum of the pieces
-near it, each widened by defocus and by the pixel. So the cost follows the stain, a coarse level is computed as such, and a pixel is the
-same sum in the same order whatever crop it is in: crops fit together exactly. Bits do not depend on the machine (see `texture.py`).
+Stain absorbs (Beer-Lambert), each slab of it is seen through the blur of its distance from focus, the background is uneven, the tissue
+has a texture, the camera makes noise. The stain is a list of small Gaussian pieces (position, mass, own width); a plane is the sum of the
+pieces near it, each widened by defocus and by the pixel. So the cost follows the stain, a coarse level is computed as such, and a pixel
+is the same sum in the same order whatever crop it is in: crops fit together exactly. Bits do not depend on the machine (see
+`texture.py`).
 """
 
 from __future__ import annotations
