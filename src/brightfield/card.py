@@ -55,7 +55,12 @@ def write_card(root: Path, config: Config) -> Path:
 
 def write_croissant(root: Path, config: Config) -> Path:
     """Write `schema.CROISSANT_FILE` from the tables of the dataset; the last file of a build, as it holds the tables' hashes."""
-    return _write(root / CROISSANT_FILE, json.dumps(croissant(root, config), indent=2, ensure_ascii=False) + "\n")
+    return _write(root / CROISSANT_FILE, croissant_text(root, config))
+
+
+def croissant_text(root: Path, config: Config) -> str:
+    """The text of the Croissant file."""
+    return json.dumps(croissant(root, config), indent=2, ensure_ascii=False) + "\n"
 
 
 def _write(target: Path, text: str) -> Path:
@@ -86,7 +91,7 @@ def license_answers(config: Config) -> dict[str, str]:
         "Commercial use?": "No. The terms allow research and other non-commercial use; for anything else ask the Allen Institute.",
         "May I redistribute it?": (
             "Not as your own, and not without these terms. This project publishes code, ids and hashes; images and reconstructions are "
-            "fetched from their source by whoever builds the dataset. Inside a team that has accepted the terms, the DVC remote shares them."
+            "fetched from their source by whoever builds the dataset. Inside a team that has accepted the terms, the remote shares them."
         ),
         "May I publish models trained on it?": (
             "The terms do not name models. Take them as derived from the data: share them for non-commercial use, cite the source, and "

@@ -7,7 +7,7 @@ that a cell cannot give (an axon that was not traced, no dark background) leaves
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -195,6 +195,12 @@ def patch_shape(grid: Grid, rules: PatchesConfig, specimen_id: int) -> Shape:
     return (z, y, x)
 
 
+def centre_of(shape_zyx: Sequence[int]) -> Shape:
+    """The voxel of a patch that counts as its centre: half its size, rounded down."""
+    z, y, x = (n // 2 for n in shape_zyx)
+    return (z, y, x)
+
+
 def quotas(rules: PatchesConfig) -> dict[str, int]:
     """Places per kind: the mix, scaled to add up to 1, times `per_cell`, rounded by largest remainder."""
     mix = _mix(rules)
@@ -351,11 +357,11 @@ class _Places:
         """The row of a candidate that holds: inside what came, centre known, placed by a voxel of its class."""
         box = _window(candidate.low, self.shape)
         share = self.cell.fetched.share(box)
-        centre = self.shape // 2
+        centre = centre_of(self.shape.tolist())
         if share < self.rules.min_fetched or not self.cell.fetched.has(candidate.low + centre):
             return None
         codes = self.cell.labels(box)
-        if codes[tuple(centre)] == Label.UNKNOWN or not _holds(kind, codes, candidate):
+        if codes[centre] == Label.UNKNOWN or not _holds(kind, codes, candidate):
             return None
         counts = np.bincount(codes.reshape(-1), minlength=256)
         return {
