@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,10 +78,8 @@ def test_swc_variants_hold_the_same_skeleton() -> None:
     np.testing.assert_array_equal(reverse.position_zyx_um[order], arbor.position_zyx_um)
 
 
-def test_markers_read_back_in_the_frame_of_the_skeleton(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "cell.marker"
+def test_markers_read_back_in_the_frame_of_the_skeleton(tmp_path: Path) -> None:
+    path = tmp_path / "cell.marker"
     path.write_bytes(marker_bytes([(10, (1.4, 20.1, 30.2)), (20, (2.8, 3.0, 4.0))]))
     first, second = read_markers(path, (PLANE_UM, PIXEL_UM, PIXEL_UM))
     assert (first.kind, second.kind) == (10, 20)
@@ -99,7 +98,7 @@ def test_the_canvas_holds_the_skeleton_and_its_margin() -> None:
     arbor = grow(FULL)
     n_planes, height_px, width_px = canvas(arbor, margin_um=20)
     grid = Phantom(arbor, n_planes, height_px, width_px, 1).grid
-    assert grid.contains(arbor.position_zyx_um + (0, 19.9, 19.9)).all()
+    assert grid.contains(arbor.position_zyx_um + np.array([0, 19.9, 19.9])).all()
     with pytest.raises(GridError, match="negative"):
         canvas(shifted(arbor, (0.0, -500.0, 0.0)))
 
@@ -107,9 +106,8 @@ def test_the_canvas_holds_the_skeleton_and_its_margin() -> None:
 def test_wrong_frames_are_what_they_say() -> None:
     arbor = grow(FULL)
     grid = Phantom(arbor, *canvas(arbor), 1).grid
-    np.testing.assert_allclose(
-        shifted(arbor, (0, 1.8, 2.4)).position_zyx_um - arbor.position_zyx_um, [[0, 1.8, 2.4]] * len(arbor), atol=1e-4
-    )
+    moved = shifted(arbor, (0, 1.8, 2.4)).position_zyx_um - arbor.position_zyx_um
+    np.testing.assert_allclose(moved, [[0, 1.8, 2.4]] * len(arbor), atol=1e-4)
     twice = flipped(flipped(arbor, grid, 1), grid, 1)
     np.testing.assert_allclose(twice.position_zyx_um, arbor.position_zyx_um, atol=2e-4)
     assert z_scaled(arbor, 1.1).position_zyx_um[:, 0].max() > arbor.position_zyx_um[:, 0].max()
