@@ -473,6 +473,21 @@ MANIFEST = Table(
     ),
 )
 
+FINDINGS = Table(
+    "findings",
+    DATA_DIR / "findings.parquet",
+    "What was noticed while reading and drawing the skeletons.",
+    ("specimen_id", "number"),
+    (
+        _SPECIMEN,
+        Column("number", _SMALL, "", "Number of the finding within the cell"),
+        Column("severity", _TEXT, "", "info, warning or error"),
+        Column("check", _TEXT, "", "What was looked at"),
+        Column("message", _TEXT, "", "What was found"),
+        Column("remedy", _TEXT, "", "What to do"),
+    ),
+)
+
 PATCHES = Table(
     "patches",
     DATA_DIR / "patches.parquet",
@@ -503,4 +518,4 @@ PATCHES = Table(
     ),
 )
 
-TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, LABEL_STATS, ALIGNMENT, ALIGNMENT_CELLS, NODES, SPLITS, MANIFEST, PATCHES)
+TABLES: tuple[Table, ...] = (CELLS, PLANES, TILES, LABEL_STATS, FINDINGS, ALIGNMENT, ALIGNMENT_CELLS, NODES, SPLITS, MANIFEST, PATCHES)
