@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import oracle
 from brightfield import connectivity
-from brightfield.cones import balls, cones_of, shell_spans_of
+from brightfield.cones import balls, cones_of, shell_spans_of, spans_of
 from brightfield.errors import GridError
 from brightfield.raster import label_runs, rasterize
 from brightfield.runs import paint, union, voxels_by_value
@@ -255,7 +255,7 @@ def test_a_swept_cone_holds_what_the_cone_holds_at_some_shift(skeleton, axial, d
 
 def test_balls_are_balls():
     grid = Grid((20, 20, 20), (0.5, 0.25, 0.25))
-    mask = paint(union(shell_spans_of(balls(np.array([[4.0, 2.5, 2.5]]), np.array([2.0])), 0.0, grid), 1), grid.window)
+    mask = paint(union(spans_of(balls(np.array([[4.0, 2.5, 2.5]]), np.array([2.0])), grid), 1), grid.window)
     expected = ((oracle.voxel_centres(grid, grid.window) - [4.0, 2.5, 2.5]) ** 2).sum(-1) <= 4.0
     assert np.array_equal(mask > 0, expected)
 

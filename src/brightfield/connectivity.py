@@ -48,13 +48,27 @@ def topology(
     spans = spans_of(cones, grid)
     if connect is not None:
         spans = np.concatenate([spans, lines_of(cones, grid, connect)])
-    adjacency = 6 if connect == 6 else 26
-    trees = cones.tree[spans[:, 4]]
-    order = np.argsort(trees, kind="stable")
-    ends = np.searchsorted(trees[order], np.arange(skeleton.n_trees + 1))
-    by_tree = tuple(component_count(union(spans[order[lo:hi]], 1), adjacency) for lo, hi in pairwise(ends.tolist()))
+    return topology_of(spans, cones, skeleton, connect)
+
+
+def topology_of(spans: NDArray[np.int32], cones: Cones, skeleton: Skeleton, connect: int | None) -> Topology:
+    """The same from the spans of tubes and lines; the last column of both is an index into `cones`, one per node."""
     whole = union(spans, 1)
-    return Topology(component_count(whole, adjacency), by_tree, loop_count(whole), _contact_count(spans, cones, skeleton))
+    n_components = component_count(whole, _adjacency(connect))
+    by_tree = (n_components,) if skeleton.n_trees == 1 else components_by_tree(spans, cones, skeleton.n_trees, connect)
+    return Topology(n_components, by_tree, loop_count(whole), _contact_count(spans, cones, skeleton))
+
+
+def components_by_tree(spans: NDArray[np.int32], cones: Cones, n_trees: int, connect: int | None) -> tuple[int, ...]:
+    """Components of each tree's own voxels."""
+    trees = cones.tree[spans[:, 4]]
+    ordered = spans if n_trees == 1 else spans[np.argsort(trees, kind="stable")]
+    ends = np.cumsum(np.bincount(trees, minlength=n_trees)).tolist()
+    return tuple(component_count(union(ordered[lo:hi], 1), _adjacency(connect)) for lo, hi in pairwise([0, *ends]))
+
+
+def _adjacency(connect: int | None) -> int:
+    return 6 if connect == 6 else 26
 
 
 def component_count(runs: Runs, connect: int) -> int:
@@ -73,18 +87,14 @@ def loop_count(runs: Runs) -> int:
 
 
 def _row_table(ordered: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """(nz + 2, ny + 3) table of where each row begins in `ordered` and, one further, where it ends at the latest; and its (z, y) origin.
+    """(nz + 2, ny + 3) table of where each row begins in `ordered`, the next entry being where it ends; and its (z, y) origin.
 
     A rim of empty rows on every side spares the kernels all tests of bounds.
     """
     low = ordered[:, :2].min(axis=0).astype(np.int64) - 1
     n_z, n_y = (ordered[:, :2].max(axis=0) - low + 2).tolist()
-    counts = np.bincount((ordered[:, 0] - low[0]) * n_y + (ordered[:, 1] - low[1]), minlength=n_z * n_y)
-    starts = np.zeros(n_z * n_y + 1, np.int32)
-    np.cumsum(counts, out=starts[1:])
     table = np.empty((n_z, n_y + 1), np.int32)
-    table[:, :-1] = starts[:-1].reshape(n_z, n_y)
-    table[:, -1] = starts[n_y::n_y]
+    _fill_row_table(ordered, low, table)
     return table, low
 
 
@@ -114,6 +124,17 @@ def _contact_count(spans: NDArray[np.int32], cones: Cones, skeleton: Skeleton) -
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
+
+
+@njit(cache=True, nogil=True)
+def _fill_row_table(ordered: Any, low: Any, table: Any) -> None:
+    at = 0
+    for z in range(len(table)):
+        for y in range(table.shape[1] - 1):
+            table[z, y] = at
+            while at < len(ordered) and ordered[at, 1] - low[1] == y and ordered[at, 0] - low[0] == z:
+                at += 1
+        table[z, -1] = at
 
 
 @njit(cache=True, nogil=True)
@@ -193,6 +214,8 @@ def _euler(runs: Any, table: Any) -> int:
     total = 0
     for z in range(1, len(table)):
         for y in range(1, table.shape[1] - 1):
+            if table[z, y - 1] == table[z, y + 1] and table[z - 1, y - 1] == table[z - 1, y + 1]:
+                continue
             for dz, dy, sign in ((1, 1, 1), (0, 1, -1), (1, 0, -1), (0, 0, 1)):
                 n = 0
                 for above in range(dz + 1):

@@ -16,14 +16,19 @@ from numba import njit
 from numpy.typing import NDArray
 
 from brightfield.cones import Cones, axis_distance2, grid_numbers, surface_distance
-from brightfield.schema import Label
+from brightfield.schema import Label, Reason
 
 if TYPE_CHECKING:
-    from brightfield.space import Grid, Window
+    from brightfield.space import Grid, Shape, Window
 
 type Runs = NDArray[np.int32]
 
 _SOMA = int(Label.SOMA)
+_UNKNOWN = int(Label.UNKNOWN)
+_UNEXPLAINED = int(Reason.UNEXPLAINED)
+_MISREGISTERED = int(Reason.MISREGISTERED)
+_REASON = 256
+"""Values from here on are reason bits in the layers of `overlay`."""
 
 
 def in_row_order(spans: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -58,6 +63,25 @@ def union(spans: NDArray[np.int32], value: int) -> Runs:
     ordered = in_row_order(spans)
     runs = np.empty((len(ordered), 5), np.int32)
     return runs[: _merge_rows(ordered, value, runs)].copy()
+
+
+def overlay(tubes: Runs, reasons: Runs) -> Runs:
+    """One set of runs from labels and from reasons why a voxel is unknown: value = label + 256 * reason bits.
+
+    tubes: runs or several sets of them, of label codes; where sets overlap the highest code counts, and 0 says "known, no label here".
+    reasons: the same, of `schema.Reason` bits, which add up. A tube wins over every reason but MISREGISTERED; a tube of unknown class is
+    UNEXPLAINED.
+    """
+    marked = reasons + np.array([0, 0, 0, 0, _REASON], np.int32)
+    layers = in_row_order(np.concatenate([tubes, marked]))
+    sort_rows(layers)
+    runs = np.empty((2 * len(layers) + 16, 5), np.int32)
+    return runs[: _overlay_rows(layers, runs)].copy()
+
+
+def by_chunk(runs: Runs, chunk_zyx: Shape, n_chunks_zyx: Shape) -> tuple[Runs, NDArray[np.int64]]:
+    """The runs cut at chunk borders and ordered by chunk, and where each chunk's begin: (n, 5) and (n_chunks + 1,), C order of chunks."""
+    return _split_by_chunk(runs, np.array(chunk_zyx, np.int64), np.array(n_chunks_zyx, np.int64))
 
 
 def voxels_by_value(runs: Runs) -> NDArray[np.int64]:
@@ -232,3 +256,66 @@ def paint_distance(spans: Any, cones: Any, grid: Any, band_um: float, z0: int, y
             distance = max(surface_distance(cone, z_um, y_um, grid[2] + x * grid[5]), -band_um)
             if distance < row[x - x0]:
                 row[x - x0] = distance
+
+
+@njit(cache=True, nogil=True)
+def _overlay_rows(layers: Any, runs: Any) -> int:
+    """Sweep each row from boundary to boundary; a row has few layers at any place, so looking at all that are open is quick."""
+    filled, first = 0, 0
+    while first < len(layers):
+        end = _row_end(layers, first)
+        opened, x = first, layers[first, 2]
+        while opened < end:
+            value, following = _overlay_at(layers, opened, end, x)
+            if value > 0:
+                filled = _append_run(runs, filled, layers[first, 0], layers[first, 1], x, following, value)
+            x = following
+            while opened < end and layers[opened, 3] <= x:
+                opened += 1
+        first = end
+    return filled
+
+
+@njit(cache=True, nogil=True)
+def _overlay_at(layers: Any, opened: int, end: int, x: int) -> tuple[int, int]:
+    """The value at x, and the next x at which it may change."""
+    label, bits, following = -1, 0, 2**31
+    for i in range(opened, end):
+        x0, x1, value = layers[i, 2], layers[i, 3], layers[i, 4]
+        if x0 > x:
+            following = min(following, x0)
+            break
+        if x1 <= x:
+            continue
+        following = min(following, x1)
+        if value < _REASON:
+            label = max(label, value)
+        else:
+            bits |= value - _REASON
+    if label >= 0:
+        bits = (bits & _MISREGISTERED) | (_UNEXPLAINED if label == _UNKNOWN else 0)
+    if bits:
+        label = _UNKNOWN
+    return max(label, 0) + 256 * bits, following
+
+
+@njit(cache=True, nogil=True)
+def _split_by_chunk(runs: Any, chunk: Any, n_chunks: Any) -> tuple[Any, Any]:
+    starts = np.zeros(n_chunks[0] * n_chunks[1] * n_chunks[2] + 1, np.int64)
+    for i in range(len(runs)):
+        row = (runs[i, 0] // chunk[0] * n_chunks[1] + runs[i, 1] // chunk[1]) * n_chunks[2]
+        for cx in range(runs[i, 2] // chunk[2], (runs[i, 3] - 1) // chunk[2] + 1):
+            starts[row + cx + 1] += 1
+    for i in range(len(starts) - 1):
+        starts[i + 1] += starts[i]
+    at = starts[:-1].copy()
+    pieces = np.empty((starts[-1], 5), np.int32)
+    for i in range(len(runs)):
+        row = (runs[i, 0] // chunk[0] * n_chunks[1] + runs[i, 1] // chunk[1]) * n_chunks[2]
+        for cx in range(runs[i, 2] // chunk[2], (runs[i, 3] - 1) // chunk[2] + 1):
+            target = at[row + cx]
+            at[row + cx] += 1
+            pieces[target] = runs[i]
+            pieces[target, 2] = max(runs[i, 2], cx * chunk[2])
+            pieces[target, 3] = min(runs[i, 3], (cx + 1) * chunk[2])
+    return pieces, starts
