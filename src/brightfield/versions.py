@@ -149,7 +149,7 @@ def _table(root: Path, rev: str | None, table: Table, columns: list[str] | None 
         if "." not in files:
             raise TableError(f"revision {rev} has no {table.name} table", path=table.path)
         content = files["."].read()
-    frame: pd.DataFrame = pq.read_table(io.BytesIO(content), columns=columns).to_pandas()
+    frame: pd.DataFrame = pq.read_table(io.BytesIO(content), columns=columns).to_pandas(integer_object_nulls=True)
     return frame
 
 
