@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -221,6 +223,26 @@ def test_of_several_current_reconstructions_the_one_named_by_the_cells_table_cou
     assert (newest.reconstruction_id, newest.swc_file_id) == (7000, 7001)
     assert newest.swc_url == "/api/v2/well_known_file_download/7001"
     assert newest.marker_url is None
+
+
+@pytest.mark.real
+def test_real_reconstruction_records_are_read(client: HttpClient, shared_data: Path) -> None:
+    """Three real answers: a public one without `superseded`, an excerpt with three files, and a history with superseded releases."""
+    public = json.loads((shared_data / "api" / "rma_NeuronalModel_472451419_response.json").read_text())
+    (first,) = public["msg"][0]["specimen"]["neuron_reconstructions"]
+    files = json.loads((shared_data / "api" / "rma_well_known_files_323865917_excerpt.json").read_text())["well_known_files"]
+    second = {**first, "id": 492413272, "specimen_id": 323865917, "well_known_files": files}
+    history = json.loads((shared_data / "api" / "lims_neuron_reconstructions_318733871.json").read_text())
+    named = {386049446: None, 323865917: None, 318733871: None}
+    tables = tables_of([small_cell(i, stack=None, swc_file_id=file_id) for i, file_id in named.items()])
+    catalog = MemoryCatalog({**tables, "NeuronReconstruction": [first, second, *history]})
+    found = {
+        i: (c.reconstruction_id, c.swc_file_id, c.marker_file_id, c.reconstruction_type) for i, c in _complete(catalog, client).items()
+    }
+    assert found[386049446] == (491459171, 491459173, 496607103, "dendrite-only")
+    assert found[323865917] == (492413272, 492413274, 496604572, "dendrite-only")
+    current = [row for row in history if not row["superseded"]]
+    assert [found[318733871][0]] == [row["id"] for row in current]
 
 
 def test_names_in_quotes_and_empty_texts_are_tidied(client: HttpClient) -> None:

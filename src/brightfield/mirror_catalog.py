@@ -171,7 +171,7 @@ def _pixels_of(path: Path) -> NDArray[np.uint8]:
 
         pixels = tifffile.imread(path)
     else:
-        Image.MAX_IMAGE_PIXELS = None  # a plane of 13,000 x 13,000 px is no attack
+        Image.MAX_IMAGE_PIXELS = 2**29  # a plane of 13,000 x 13,000 px is no attack
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("L"))
     if pixels.ndim != 2 or pixels.dtype != np.uint8:

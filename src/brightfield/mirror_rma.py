@@ -209,7 +209,7 @@ def _matches(row: Row, path: Path) -> bool:
 def _passes(value: object, condition: Filter) -> bool:
     if isinstance(value, list | tuple | dict):
         raise QueryRefusedError(f"Invalid filter: {condition.field} is an association")
-    wanted = _typed(condition.values, value.__class__)
+    wanted = _typed(condition.values, type(value).__name__)
     if condition.operator in ("eq", "in"):
         return value in wanted
     if condition.operator in ("ne", "nin"):
@@ -218,7 +218,7 @@ def _passes(value: object, condition: Filter) -> bool:
 
 
 @lru_cache(256)
-def _typed(words: tuple[str, ...], kind: type) -> frozenset[object]:
+def _typed(words: tuple[str, ...], kind: str) -> frozenset[object]:
     """The words of a filter as values of a column's type; `null` is None in all of them."""
     try:
         return frozenset(None if word == "null" else _AS.get(kind, str)(word) for word in words)
@@ -226,7 +226,7 @@ def _typed(words: tuple[str, ...], kind: type) -> frozenset[object]:
         raise QueryRefusedError(f"Invalid value: {', '.join(words)[:60]!r}") from error
 
 
-_AS: dict[type, Callable[[str], Any]] = {int: int, float: float, bool: {"true": True, "false": False}.__getitem__}
+_AS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": {"true": True, "false": False}.__getitem__}
 
 
 def _included(row: Row, include: Path) -> dict[str, Any]:
