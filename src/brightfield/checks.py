@@ -27,6 +27,7 @@ from brightfield.schema import (
     CELLS,
     CROISSANT_FILE,
     EXPORTS_DIR,
+    FINDINGS,
     IMAGES_DIR,
     LABEL_NAMES,
     LABEL_STATS,
@@ -228,6 +229,12 @@ def check_terms(dataset: Dataset) -> Iterator[Finding]:
                 yield _error("terms", f"no {what}", int(str(row.specimen_id)))
             elif text == NOT_STATED:
                 yield _warning("terms", f"{what} {NOT_STATED}", int(str(row.specimen_id)), f"set source.{what}")
+
+
+def check_notes(dataset: Dataset) -> Iterator[Finding]:
+    """What was noticed while the skeletons were read and drawn."""
+    for row in _records(read_table(FINDINGS, dataset.root)):
+        yield Finding(Severity(row["severity"]), row["check"], row["message"], row["specimen_id"], row["remedy"])
 
 
 # --------------------------------------------------------------------------------------------------------------------- files
@@ -480,6 +487,7 @@ CHECKS: tuple[Check, ...] = (
     check_configuration,
     check_join,
     check_terms,
+    check_notes,
     check_hashes,
     check_orphans,
     check_grids,

@@ -160,9 +160,28 @@ def _tile_sums(root: Path) -> pd.DataFrame:
 def _files(root: Path, specimen_ids: Iterable[int]) -> pd.DataFrame:
     with StoreHasher() as hash_store:
         rows = [{"specimen_id": i, **_skeleton(root, i), **_volumes(root, i, hash_store)} for i in specimen_ids]
-    names = {name for row in rows for name in row}
-    columns = [name for name in MANIFEST.column_names if name in names]
-    return frame_of(MANIFEST, rows)[columns]
+    frame = frame_of(MANIFEST, rows)
+    return frame[[c for c in frame.columns if c == "specimen_id" or c.startswith(_FILE_COLUMNS)]]
+
+
+_FILE_COLUMNS = tuple(
+    [
+        "skeleton_",
+        "marker_",
+        "image_path",
+        "image_sha",
+        "image_bytes",
+        "label_path",
+        "label_sha",
+        "label_bytes",
+        "shape_",
+        "voxel_",
+        "n_nodes",
+        "n_trees",
+        "path_",
+    ]
+)
+"""How the columns begin that `_files` fills."""
 
 
 def _skeleton(root: Path, specimen_id: int) -> dict[str, Any]:
