@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from brightfield import algorithm
-from brightfield.algorithm import algorithm_digest, module_closure
+from brightfield.algorithm import algorithm_digest, module_closure, stage_deps
 
 MAIN = '''"""A module."""
 from __future__ import annotations
@@ -117,3 +117,9 @@ def test_the_package_itself_can_be_digested() -> None:
 
     assert len(algorithm_digest(rasterize)) == 64
     assert "brightfield.schema" in module_closure("brightfield.raster")
+
+
+def test_the_deps_of_a_stage_are_what_computes_and_not_what_runs_it() -> None:
+    deps = stage_deps("rasterize")
+    assert {"src/brightfield/stages/rasterize.py", "src/brightfield/raster.py", "src/brightfield/tables.py"} <= set(deps)
+    assert not {"src/brightfield/compute.py", "src/brightfield/config.py", "src/brightfield/cli.py"} & set(deps)

@@ -52,6 +52,16 @@ def module_closure(module: str) -> tuple[str, ...]:
     return tuple(sorted(seen))
 
 
+def stage_deps(stage: str) -> tuple[str, ...]:
+    """The source files that `dvc.yaml` must name as dependencies of a stage, relative to the repository, sorted.
+
+    All modules the stage imports, directly or not, save those that only run the work and check the configuration.
+    """
+    modules = set(module_closure(f"{PACKAGE}.stages.{stage}")) - (PLUMBING - {f"{PACKAGE}.tables"})
+    source = module_file(PACKAGE).parents[1]
+    return tuple(sorted(f"{source.name}/{module_file(module).relative_to(source).as_posix()}" for module in modules))
+
+
 def module_file(module: str) -> Path:
     """The source file of a module, without importing it."""
     spec = importlib.util.find_spec(module)
