@@ -126,6 +126,7 @@ CITATION = (
 
 DATA_DIR = Path("data")
 SNAPSHOT_DIR = Path("snapshot")
+CHANGELOG_FILE = Path("DATA_CHANGELOG.md")
 REPORTS_DIR = Path("reports")
 PARAMS_FILE = Path("params.yaml")
 SKELETONS_DIR = DATA_DIR / "skeletons"

@@ -1,0 +1,21 @@
+"""Stage 7: pictures and numbers for people, metrics and plots for `dvc`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brightfield.config import Config
+from brightfield.report import write_report
+from brightfield.schema import CHANGELOG_FILE
+
+
+def run(config: Config, root: Path) -> None:
+    """Write the report, with the newest entry of the data changelog as what changed."""
+    print(f"report: {write_report(root, config, changes=_newest_changes(root))}")
+
+
+def _newest_changes(root: Path) -> str:
+    """The first section of the data changelog; empty before the first release."""
+    path = root / CHANGELOG_FILE
+    sections = path.read_text(encoding="utf-8").split("\n## ") if path.is_file() else []
+    return "## " + sections[1].strip() if len(sections) > 1 else ""
