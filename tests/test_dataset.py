@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import s3fs
@@ -253,6 +254,15 @@ def test_a_range_moves_itself_and_nothing_else(kind: type[WholeFolder], start: i
 def test_the_file_systems_that_take_ranges_are_known() -> None:
     assert remote.takes_ranges(object.__new__(s3fs.S3FileSystem))
     assert not remote.takes_ranges(object.__new__(sshfs.SSHFileSystem))
+
+
+def test_on_s3_a_range_is_not_held_against_the_checksum_of_the_whole() -> None:
+    before = s3fs.S3FileSystem(anon=True, config_kwargs={"read_timeout": 7}, skip_instance_cache=True)
+    after = remote.without_whole_checksums(before)
+    assert after.storage_options["config_kwargs"] == {"read_timeout": 7, "response_checksum_validation": "when_required"}
+    assert after.storage_options | {"config_kwargs": None} == before.storage_options | {"config_kwargs": None}
+    other = fsspec.filesystem("file")
+    assert remote.without_whole_checksums(other) is other
 
 
 def test_an_object_that_nobody_pushed_is_named() -> None:

@@ -148,6 +148,18 @@ def takes_ranges(system: AbstractFileSystem) -> bool:
     return fetch is not None and {"start", "end"} <= inspect.signature(fetch).parameters.keys()
 
 
+def without_whole_checksums(system: AbstractFileSystem) -> AbstractFileSystem:
+    """The file system, on S3 without botocore's check of answers against the object's checksum.
+
+    Servers send the checksum of the whole object with a range of it too (Ceph until ceph#61901, rclone), and botocore then refuses the
+    range. Chunks and indexes of a volume have checksums of their own.
+    """
+    if "s3" not in system.protocol:
+        return system
+    settings = {**(system.storage_options.get("config_kwargs") or {}), "response_checksum_validation": "when_required"}
+    return type(system)(*system.storage_args, **{**system.storage_options, "config_kwargs": settings})
+
+
 def _limits(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
     match byte_range:
         case RangeByteRequest(start, end):
@@ -163,4 +175,4 @@ def _limits(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
 def _places(index: Any, key: tuple[str, ...], entry: Any) -> tuple[tuple[AbstractFileSystem, str], ...]:
     info = index.storage_map[key]
     found = [storage.get(entry) for storage in (info.cache, info.remote) if storage is not None]
-    return tuple((system.fs, path) for system, path in found)
+    return tuple((without_whole_checksums(system.fs), path) for system, path in found)
