@@ -98,7 +98,7 @@ def semantic(skeleton, grid, window, r_min_um=0.0, soma_edges="taper") -> NDArra
     return label
 
 
-def shell(cone, points, axial_um: float, samples: int = 401) -> NDArray[np.bool_]:
+def shell(cone, points, axial_um: float, samples: int = 101) -> NDArray[np.bool_]:
     """A cone swept along z, by moving the points instead: inside for some shift within +-axial_um."""
     mask = np.zeros(points.shape[:-1], bool)
     for shift in np.linspace(-axial_um, axial_um, samples):

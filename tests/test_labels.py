@@ -91,7 +91,7 @@ def test_the_rim_is_the_swept_larger_cone(tmp_path_factory, skeleton, rim_um, sh
     inner, outer = np.zeros(grid.shape_zyx, bool), np.zeros(grid.shape_zyx, bool)
     for cone in oracle.round_cones(skeleton, 0.23, "capsule"):
         grow = [max(rim_um, share * r) for r in cone["raw"]]
-        for mask, by in ((inner, -1e-6), (outer, 1e-6 + 2 * axial / 400)):
+        for mask, by in ((inner, -1e-6), (outer, 1e-6 + axial / 100)):
             mask |= oracle.shell(cone | {"ra": cone["ra"] + grow[0] + by, "rb": cone["rb"] + grow[1] + by}, points, axial)
     tube, rim = rasterize(skeleton, grid, connect=26) > 0, reasons.read() == Reason.RIM
     assert not (inner & ~tube & ~rim).any()

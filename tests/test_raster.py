@@ -247,7 +247,7 @@ def test_a_swept_cone_holds_what_the_cone_holds_at_some_shift(skeleton, axial, d
     points = oracle.voxel_centres(grid, grid.window)
     inner, outer = np.zeros(found.shape, bool), np.zeros(found.shape, bool)
     for cone in oracle.round_cones(skeleton, 0.0, "taper"):  # the oracle's shifts are samples, so it brackets
-        for mask, by in ((inner, -1e-6), (outer, 1e-6 + 2 * axial / 400)):
+        for mask, by in ((inner, -1e-6), (outer, 1e-6 + axial / 100)):
             mask |= oracle.shell(cone | {"ra": cone["ra"] + by, "rb": cone["rb"] + by}, points, axial)
     assert not (inner & ~found).any()
     assert not (found & ~outer).any()

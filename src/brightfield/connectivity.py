@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from brightfield.cones import Cones, SomaEdges, cones_of, spans_of
 from brightfield.lines import lines_of
-from brightfield.runs import Runs, in_row_order, sort_rows, union
+from brightfield.runs import Runs, in_row_order, row_bounds, sort_rows, union
 
 if TYPE_CHECKING:
     from brightfield.skeleton import Skeleton
@@ -91,9 +91,9 @@ def _row_table(ordered: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[n
 
     A rim of empty rows on every side spares the kernels all tests of bounds.
     """
-    low = ordered[:, :2].min(axis=0).astype(np.int64) - 1
-    n_z, n_y = (ordered[:, :2].max(axis=0) - low + 2).tolist()
-    table = np.empty((n_z, n_y + 1), np.int32)
+    (z0, y0), (z1, y1) = row_bounds(ordered)
+    low = np.array([z0 - 1, y0 - 1])
+    table = np.empty((z1 - z0 + 3, y1 - y0 + 4), np.int32)
     _fill_row_table(ordered, low, table)
     return table, low
 

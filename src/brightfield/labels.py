@@ -285,13 +285,15 @@ def _better_scale(position: NDArray[np.float64], grid: Grid) -> str:
         "as if z were in planes": (size_z, 1.0, 1.0),
         "as if x and y were in pixels": (1.0, size_y, size_x),
         "as if they were in voxels": (size_z, size_y, size_x),
+        "right in x and y but scaled in z": (0.0, 1.0, 1.0),
         "as if they were in nanometres": (1e-3, 1e-3, 1e-3),
     }
+    origin = np.asarray(grid.origin_zyx_um)
     for reading, factor in readings.items():
-        if grid.contains(position * factor).mean() > 0.99:
+        scaled = position * factor + np.where(np.equal(factor, 0.0), origin, 0.0)
+        if grid.contains(scaled).mean() > 0.99:
             return reading
-    inside = grid.contains(position * (0.0, 1.0, 1.0) + (grid.origin_zyx_um[0], 0.0, 0.0))
-    return "right in x and y but scaled in z" if inside.mean() > 0.99 else ""
+    return ""
 
 
 def _axial_share(skeleton: Skeleton) -> float | None:
@@ -348,16 +350,20 @@ def _draw(
 
 def _unknown(cones: Cones, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules, threads: int) -> list[Runs]:
     """What geometry and markers leave unknown around the tubes: the rim, the balls at markers, the balls at tips that a face cuts."""
-    rim = shell_spans_of(_with_rim(cones, rules), rules.rim_axial_um, grid, threads=threads)
-    found = [union(rim, Reason.RIM)]
+    found = [_reason(shell_spans_of(_with_rim(cones, rules), rules.rim_axial_um, grid, threads=threads), Reason.RIM)]
     radius_of = {MarkerKind.CUT_DENDRITE: rules.cut_ball_um, MarkerKind.UNTRACED_AXON: rules.untraced_ball_um}
     marked = [(m.position_zyx_um, radius_of[MarkerKind(m.kind)]) for m in plan.markers if m.kind in radius_of]
     cut = [(tuple(skeleton.position_zyx_um[tip]), rules.cut_ball_um) for tip in cut_tips(skeleton, grid, plan, rules)]
     for places, reason in ((marked, Reason.MARKER), (cut, Reason.BAD_PLANE)):
         if places:
             position, radius = (np.array(column, np.float64) for column in zip(*places, strict=True))
-            found.append(union(spans_of(balls(position, radius), grid), reason))
+            found.append(_reason(spans_of(balls(position, radius), grid), reason))
     return found
+
+
+def _reason(spans: NDArray[np.int32], reason: Reason) -> Runs:
+    spans[:, 4] = reason
+    return spans
 
 
 def cut_tips(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -> NDArray[np.int64]:
