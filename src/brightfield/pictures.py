@@ -78,7 +78,7 @@ def projection(image: Volume, tiles: pd.DataFrame) -> Picture:
     for z in range(0, depth, slab):
         voxels = image.read(((z, min(z + slab, depth)), (0, height), (0, width)), level)
         np.minimum(lowest, np.where(voxels == 0, _white(image), voxels).min(axis=0), out=lowest)
-    factor = image.specs[0].shape_zyx[2] / width
+    factor = image.grids[level].voxel_size_zyx_um[2] / image.grid.voxel_size_zyx_um[2]
     covered = coverage(tiles, (height, width), factor)
     step = -(-max(height, width) // PROJECTION_PX)
     shrunk = _shrunk(_as_grey(lowest, image), step)

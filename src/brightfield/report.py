@@ -235,7 +235,7 @@ def _page(material: Material, changes: str) -> str:
         "not_taken": _not_taken(material),
         "cells": _records(material.manifest),
         "pages": [_cell_page(material, row) for row in pictured],
-        "n_unpictured": len(material.manifest) - len(pictured),
+        "n_unpictured": int(material.manifest["image_path"].notna().sum()) - len(pictured),
         "changes": changes,
         "terms": _first(material.manifest, ("license", "license_url", "citation", "source_url", "code_version", "config_sha256")),
     }
@@ -329,8 +329,8 @@ def _cell_page(material: Material, row: Row) -> CellPage:
     labels = material.labels[material.labels["specimen_id"] == specimen_id]
     noticed = material.noticed[material.noticed["specimen_id"] == specimen_id]
     picture, arbor, cuts = _pictures(material.root, specimen_id, nodes)
-    unknown = list(_unknown(labels))
-    most = max((n for _, n in unknown), default=0) or 1
+    unknown = [(name, n) for name, n in _unknown(labels) if n and name != str(Reason.NOT_DOWNLOADED.name).lower()]
+    most = max((n for _, n in unknown), default=1)
     return CellPage(
         row,
         picture,
@@ -338,7 +338,7 @@ def _cell_page(material: Material, row: Row) -> CellPage:
         cuts,
         _verdicts(stretches),
         _radii(nodes),
-        [Bar(name.replace("_", " "), number(n), n / most, colour(Label.UNKNOWN)) for name, n in unknown if n],
+        [Bar(name.replace("_", " "), number(n), n / most, colour(Label.UNKNOWN)) for name, n in unknown],
         _facts(row),
         _records(noticed),
     )
