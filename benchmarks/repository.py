@@ -1,6 +1,7 @@
 """How DVC fares with many cells: status, no-op repro, add, push and pull of 500 cells x 2 volumes.
 
-Run: python benchmarks/repository.py. Prints one line per operation and writes the figures as JSON (--json FILE). Shards are dummies; what counts here is the number of files.
+Run: python benchmarks/repository.py. Prints one line per operation and writes the figures as JSON (--json FILE). Shards are dummies; what
+counts here is the number of files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def here(function: Callable[..., None], tasks: dict[int, tuple[object, ...]]) ->
 
 def put_together(root: Path, cells: int, shard_kb: int) -> str:
     """What our side of a stage does: compute what is missing, link everything."""
-    cache = WorkCache(root, "download", [IMAGES_DIR, LABELS_DIR])
+    cache = WorkCache(root, "download", [IMAGES_DIR, LABELS_DIR], algorithm="1")
     return str(cache.run({i: CellTask({"kb": shard_kb}, make_cell, (i, shard_kb)) for i in range(1, cells + 1)}, here))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,15 +23,15 @@ PLUMBING = frozenset(
 """Modules that move, configure or report work: they decide where results go, never what they are."""
 
 
-def algorithm_digest(function: Callable[..., Any], *, plumbing: Iterable[str] = PLUMBING) -> str:
+@cache
+def algorithm_digest(function: Callable[..., Any]) -> str:
     """sha256 over the abstract syntax of `function` and every definition of the package it reaches, the same on any supported Python."""
-    skipped = frozenset(plumbing)
     seen: set[tuple[str, str]] = set()
     queue = [(function.__module__, function.__qualname__.split(".")[0])]
     while queue:
         module, name = queue.pop()
         found = _locate(module, name)
-        if found is None or found in seen or (seen and found[0] in skipped):
+        if found is None or found in seen or (seen and found[0] in PLUMBING):
             continue
         seen.add(found)
         queue += _module(found[0]).references(found[1])

@@ -215,7 +215,7 @@ class ComputeConfig:
 
     scheduler: Annotated[Scheduler, _doc("What maps the work over cells")] = Scheduler.local
     workers: Annotated[int, Field(ge=0, le=4096), _doc("Workers; 0: the cores of this machine; 1: in this process")] = 0
-    memory_gb: Annotated[float, Field(ge=0), _doc("Memory of a worker, GB; 0: this machine's, shared out")] = 0.0
+    memory_gb: Annotated[float, Field(ge=0), _doc("slurm: memory of a worker, GB; 0: 8")] = 0.0
     address: Annotated[str, _doc("dask: address of a running scheduler; empty: a cluster on this machine")] = ""
     partition: Annotated[str, _doc("slurm: partition; empty: the default one")] = ""
     account: Annotated[str, _doc("slurm: account to charge; empty: yours")] = ""

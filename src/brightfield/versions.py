@@ -6,6 +6,7 @@ serialisation, MINOR adds records or columns, MAJOR edits or removes records or 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import subprocess
@@ -417,32 +418,39 @@ def _tables(root: Path) -> list[Path]:
 
 def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
     """`dvc pull`, with every object that arrives compared with its hash: by default DVC believes its remotes."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import CheckoutError, DvcException
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        names = list(repo.config["remote"])
-    if not names:
+        remotes = {name: {"verify": True} for name in repo.config["remote"]}
+    if not remotes:
         raise ConfigError("this clone knows no remote; add the team's: dvc remote add -d team URL")
-    with Repo(str(root), config={"remote": {name: {"verify": True} for name in names}}) as repo:
+    with Repo(str(root), config={"remote": remotes}) as repo:
         try:
-            repo.pull(targets=list(targets))
-        except DvcException as error:
-            lost = _lost_files(repo, targets)
-            listed = "\n".join(f"  {line}" for line in lost) or f"  {error}"
-            raise TransferError(
-                f"the remote does not give what dvc.lock names:\n{listed}\nask for `dvc push` from a clone that has it"
-            ) from error
+            repo.pull(targets=[str(root.resolve() / target) for target in targets])
+        except CheckoutError as error:
+            listed = "\n".join(f"  {line}" for line in _lost_files(repo, targets)) or f"  {error}"
+            remedy = "ask for `dvc push` from a clone that has it"
+            raise TransferError(f"the remote does not give what dvc.lock names:\n{listed}\n{remedy}") from error
+        except (DvcException, OSError) as error:
+            raise TransferError(f"dvc pull: {error}; see `dvc remote list` and docs/how-to/team-remote.md") from error
 
 
-def _lost_files(repo: Any, targets: Sequence[str]) -> list[str]:
+def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
     """The files below `targets` that did not come, and whether the remote lacks them or has them damaged."""
     index = repo.index.data["repo"]
-    lost = []
     for key, entry in (item for target in targets for item in index.iteritems(tuple(target.split("/"))) if not item[1].isdir):
         storage = index.storage_map[key]
         cache, cached = storage.cache.get(entry)
         if not cache.exists(cached):
             remote, path = storage.remote.get(entry)
-            lost.append(f"{'/'.join(key)}: {'damaged in' if remote.exists(path) else 'absent from'} the remote ({path})")
-    return lost
+            yield f"{'/'.join(key)}: {_fault(remote, path, entry.hash_info.value)} ({path})"
+
+
+def _fault(remote: Any, path: str, md5: str) -> str:
+    try:
+        with remote.open(path, "rb") as stream:
+            found = hashlib.file_digest(stream, "md5").hexdigest()
+    except FileNotFoundError:
+        return "absent from the remote"
+    return "not fetched from the remote" if found == md5 else "damaged in the remote"
