@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import brightfield
 from brightfield.config import Config, SourceKind
+from brightfield.errors import TableError
 from brightfield.manifest import file_sha256, terms
 from brightfield.schema import (
     CARD_FILE,
@@ -256,7 +257,7 @@ def croissant(root: Path, config: Config) -> dict[str, Any]:
         "keywords": list(KEYWORDS),
         "creator": {"@type": "sc:Organization", "name": "The brightfield authors"},
         **{f"rai:{name}": text for name, text in _responsible(manifest, manifest[manifest["split"] != Split.EXCLUDED], config).items()},
-        "distribution": [*(_file(root, table) for table in TABLES if (root / table.path).is_file()), *map(_file_set, _FILE_SETS)],
+        "distribution": [*(_file(root, table) for table in TABLES), *map(_file_set, _FILE_SETS)],
         "recordSet": [_record_set(MANIFEST), _record_set(PATCHES)],
     }
 
@@ -269,6 +270,8 @@ _FILE_SETS = (
 
 
 def _file(root: Path, table: Table) -> dict[str, Any]:
+    if not (root / table.path).is_file():
+        raise TableError(f"the {table.name} table is not there, and a Croissant file names all of them", path=root / table.path)
     digest, size = file_sha256(root / table.path)
     return {
         "@type": "cr:FileObject",

@@ -6,6 +6,7 @@ per level of a volume (all of a small one), evenly spread. A byte that changed a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -57,7 +59,7 @@ from brightfield.volume import Volume, open_volume
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNKS_PER_LEVEL = 64
+CHUNKS_PER_LEVEL = 8
 PATCHES_PER_CELL = 8
 """Patches of a cell whose voxels are counted again."""
 
@@ -121,6 +123,8 @@ def run_checks(root: Path) -> list[Finding]:
             findings += check(dataset)
         except TableError:
             continue
+        except (BrightfieldError, OSError, ValueError, pa.ArrowException) as error:
+            findings.append(_error(check.__name__.removeprefix("check_"), f"could not be finished: {error}"))
     order = list(reversed(Severity))
     return sorted(findings, key=lambda f: (order.index(f.severity), f.check, f.specimen_id or 0, f.message))
 
@@ -174,14 +178,14 @@ def check_schema(dataset: Dataset) -> Iterator[Finding]:
                 yield _error("schema", f"{table.path} does not have the columns, types, units and descriptions of the contract")
             elif not _is_ordered(table, path):
                 yield _error("schema", f"rows of {table.path} are not ordered by {', '.join(table.key)}, or repeat")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             yield _error("schema", f"{table.path} cannot be read: {error}")
 
 
 def _is_ordered(table: Table, path: Path) -> bool:
-    """Whether keys increase strictly, read batch by batch."""
+    """Whether keys increase strictly; every column is read, batch by batch, so that damage shows."""
     last: tuple[Any, ...] = ()
-    for batch in pq.ParquetFile(path).iter_batches(columns=list(table.key)):
+    for batch in pq.ParquetFile(path).iter_batches():
         keys = list(zip(*(batch.column(name).to_pylist() for name in table.key), strict=True))
         if any(b <= a for a, b in zip([last, *keys], keys, strict=False)):
             return False
@@ -293,40 +297,55 @@ def _same_grid(one: Grid, other: Grid) -> bool:
 
 
 def _brief(grid: Grid) -> str:
-    return f"{grid.shape_zyx} voxels of {tuple(round(v, 4) for v in grid.voxel_size_zyx_um)} um"
+    size, origin = (tuple(round(v, 4) for v in triple) for triple in (grid.voxel_size_zyx_um, grid.origin_zyx_um))
+    return f"{grid.shape_zyx} voxels of {size} um from {origin} um"
 
 
 def check_codes(dataset: Dataset) -> Iterator[Finding]:
     """Labels hold codes of their kind, reasons hold known bits, and every unknown voxel has a reason."""
-    every_bit = int(sum(Reason))
     for row, labels in dataset.volumes("label"):
-        specimen_id, reasons = row["specimen_id"], labels.sub(REASON_GROUP)
-        known = np.isin(np.arange(256), KNOWN_CODES.get(row["label_kind"], ()))
-        for level in range(len(labels.grids)):
-            for box in _boxes(labels, level):
-                codes, bits = labels.read(box, level), reasons.read(box, level)
-                if not known[codes].all():
-                    strange = sorted(set(np.unique(codes[~known[codes]]).tolist()))
-                    yield _error("codes", f"{row['label_kind']} labels of level {level} hold the codes {strange} at {box}", specimen_id)
-                    break
-                if (bits & ~np.uint8(every_bit)).any() or ((codes == Label.UNKNOWN) & (bits == 0)).any():
-                    yield _error(
-                        "codes", f"unknown voxels of level {level} have no reason, or one that does not exist, at {box}", specimen_id
-                    )
-                    break
+        yield from _told("codes", row, _code_faults(labels, row["label_kind"]))
+
+
+def _code_faults(labels: Volume, kind: str) -> Iterator[str]:
+    """The first fault of each level."""
+    reasons, known = labels.sub(REASON_GROUP), np.isin(np.arange(256), KNOWN_CODES.get(kind, ()))
+    for level in range(len(labels.grids)):
+        for box in _boxes(labels, level):
+            codes, bits = labels.read(box, level), reasons.read(box, level)
+            if not known[codes].all():
+                strange = np.unique(codes[~known[codes]]).tolist()
+                yield f"{kind} labels of level {level} hold the codes {strange} at {box}"
+                break
+            if (bits > sum(Reason)).any() or ((codes == Label.UNKNOWN) & (bits == 0)).any():
+                yield f"unknown voxels of level {level} have no reason, or one that does not exist, at {box}"
+                break
 
 
 def check_pyramids(dataset: Dataset) -> Iterator[Finding]:
     """A voxel of a coarser image lies between the darkest and the brightest voxel that it covers; tubes are on every level of labels."""
     for row, image in dataset.volumes("image"):
-        for level in range(1, len(image.grids)):
-            wrong = next((box for box in _boxes(image, level) if not _is_between(image, level, box)), None)
-            if wrong is not None:
-                yield _error("pyramids", f"level {level} of the image is not the mean of level {level - 1} at {wrong}", row["specimen_id"])
+        yield from _told("pyramids", row, _image_pyramid_faults(image))
     for row, labels in dataset.volumes("label"):
-        bare = [k for k in range(len(labels.grids)) if not len(labels.stored_chunks(k))]
+        bare = [level for level in range(len(labels.grids)) if not len(labels.stored_chunks(level))]
         if bare and sum(row[f"voxels_{name}"] or 0 for name in LABEL_NAMES.values()):
             yield _error("pyramids", f"levels {bare} of the labels are empty", row["specimen_id"])
+
+
+def _image_pyramid_faults(image: Volume) -> Iterator[str]:
+    for level in range(1, len(image.grids)):
+        wrong = next((box for box in _boxes(image, level) if not _is_between(image, level, box)), None)
+        if wrong is not None:
+            yield f"level {level} of the image is not the mean of level {level - 1} at {wrong}"
+
+
+def _told(check: str, row: dict[str, Any], faults: Iterator[str]) -> Iterator[Finding]:
+    """Faults of one volume as findings; a volume that cannot be decoded is one, and the others are looked at all the same."""
+    try:
+        for fault in faults:
+            yield _error(check, fault, row["specimen_id"])
+    except (StackError, OSError, ValueError) as error:
+        yield _error(check, f"cannot be decoded: {error}", row["specimen_id"])
 
 
 def _is_between(image: Volume, level: int, box: Window) -> bool:
@@ -473,13 +492,27 @@ def _window(box: NDArray[np.int64]) -> Window:
 
 
 def check_description(dataset: Dataset) -> Iterator[Finding]:
-    """Card and Croissant say what the tables say now, hashes of the tables included."""
+    """Card and Croissant say what the tables say now; the Croissant file holds the hash of every table."""
     for file, text_of in ((CARD_FILE, card.card), (CROISSANT_FILE, card.croissant_text)):
         path = dataset.root / file
         if not path.is_file():
             yield _error("description", f"{file} is not there")
-        elif path.read_text(encoding="utf-8") != text_of(dataset.root, dataset.config):
-            yield _error("description", f"{file} does not say what the tables say")
+        elif path.read_text(encoding="utf-8") != (expected := text_of(dataset.root, dataset.config)):
+            others = _other_tables(path, expected) if file == CROISSANT_FILE else ""
+            yield _error("description", f"{file} does not say what the tables say{others}")
+
+
+def _other_tables(path: Path, expected: str) -> str:
+    """Which tables have other bytes than a Croissant file says."""
+    try:
+        said, there = (
+            {entry["@id"]: entry.get("sha256") for entry in json.loads(text)["distribution"]}
+            for text in (path.read_text("utf-8"), expected)
+        )
+    except (ValueError, KeyError, TypeError):
+        return ""
+    names = [name for name in there if said.get(name) != there[name]]
+    return f"; other bytes: {', '.join(names)}" if names else ""
 
 
 CHECKS: tuple[Check, ...] = (

@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from brightfield.mirror_catalog import ArrayPicture, MemoryCatalog, Picture, tables_of
+from brightfield.mirror_catalog import ArrayPicture, MemoryCatalog, Picture
+from brightfield.mirror_records import tables_of
 from brightfield.schema import Table
 from brightfield.shards import ArraySpec
 from brightfield.skeleton import Skeleton, format_swc
@@ -239,7 +240,7 @@ def dataset_config(**patches: Any) -> Config:
     """The configuration of `make_dataset`."""
     from brightfield.config import Config, ImageConfig, PatchesConfig
 
-    image = ImageConfig(level=0, z_step=1, tile_px=64, chunk_zyx=[8, 32, 32], shard_zyx=[16, 64, 64])
+    image = ImageConfig(level=0, z_step=1, tile_px=64, chunk_zyx=[12, 96, 160], shard_zyx=[24, 96, 160])
     return Config(image=image, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **patches}))
 
 
