@@ -19,8 +19,9 @@ from brightfield.allen import AllenSource, decode_picture
 from brightfield.client import Answer, ClientOptions, HttpClient
 from brightfield.errors import SourceError, StackError, TransferError
 from brightfield.mirror import Mirror, serve
-from brightfield.mirror_catalog import MemoryCatalog, tables_of
+from brightfield.mirror_catalog import MemoryCatalog
 from brightfield.mirror_faults import Fault, Faults
+from brightfield.mirror_records import tables_of
 from brightfield.source import Cell, Crop, Plane
 from brightfield.testing import small_catalog, small_cell, small_picture
 

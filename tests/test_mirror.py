@@ -25,9 +25,10 @@ from brightfield.allen import AllenSource
 from brightfield.client import HttpClient
 from brightfield.errors import ConfigError, InputError, SourceError, TableError
 from brightfield.mirror import Mirror, serve, serve_folder
-from brightfield.mirror_catalog import FolderCatalog, MemoryCatalog, reduced, tables_of
+from brightfield.mirror_catalog import FolderCatalog, MemoryCatalog, reduced
 from brightfield.mirror_export import export
 from brightfield.mirror_faults import Fault, Faults
+from brightfield.mirror_records import tables_of
 from brightfield.source import Cell, Crop, Plane
 from brightfield.testing import small_catalog, small_cell, small_picture
 

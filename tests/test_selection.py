@@ -15,7 +15,8 @@ from brightfield.client import HttpClient
 from brightfield.config import Coverage, ImageConfig, SourceConfig
 from brightfield.errors import ConfigError
 from brightfield.mirror import serve
-from brightfield.mirror_catalog import FolderCatalog, MemoryCatalog, tables_of
+from brightfield.mirror_catalog import FolderCatalog, MemoryCatalog
+from brightfield.mirror_records import tables_of
 from brightfield.schema import CELLS, PLANES
 from brightfield.selection import Change, ChangeKind, cells_of, drift, reselect, select, survey
 from brightfield.source import Cell

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.demo import DemoCell, demo_cells
-from brightfield.mirror_catalog import CELLS_MODEL, MemoryCatalog, Picture, file_rows, image_rows, specimen_row
+from brightfield.mirror_catalog import MemoryCatalog, Picture
+from brightfield.mirror_records import CELLS_MODEL, file_rows, image_rows, specimen_row
 from brightfield.phantom import Phantom
 from brightfield.rendering import render_crop, render_projection
 from brightfield.source import Plane, Stack

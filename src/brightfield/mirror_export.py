@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.errors import SourceError
-from brightfield.mirror_catalog import FILES_DIR, IMAGES_DIR, TABLES_DIR, tables_of
+from brightfield.mirror_catalog import FILES_DIR, IMAGES_DIR, TABLES_DIR
+from brightfield.mirror_records import tables_of
 from brightfield.source import Cell, Crop, Plane, Source, Stack
 
 _BLOCK_PX = 2048
