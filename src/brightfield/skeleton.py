@@ -108,6 +108,14 @@ class Skeleton:
         return _frozen(np.bincount(self.parent[self.parent != ROOT], minlength=len(self)))
 
     @cached_property
+    def first_child(self) -> Indices:
+        """(n,) int64: index of each node's child with the lowest node id; -1 for tips."""
+        first = np.full(len(self), -1, np.int64)
+        parent, child = self.edges[::-1].T
+        first[parent] = child  # the last assignment wins: the lowest id
+        return _frozen(first)
+
+    @cached_property
     def depth(self) -> Indices:
         """(n,) int64: edges between a node and its root; sorting by it puts parents before children."""
         return _frozen(_accumulate(self.parent, (self.parent != ROOT).astype(np.int64)))
