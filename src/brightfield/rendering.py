@@ -156,23 +156,34 @@ def _far_cell(index: int, level: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _far_value(far: NDArray[np.float32], low: int, high: int, i: int, j: int, level: int) -> float:
-    """Bilinear value of the far field at pixel (i, j) of `level`; (low, high) is the far pixel of far[0, 0]."""
-    y = _far_coordinate(i, level) - low
-    x = _far_coordinate(j, level) - high
-    a, b = int(y), int(x)
-    v, u = y - a, x - b
-    value: float = (1 - v) * ((1 - u) * far[a, b] + u * far[a, b + 1]) + v * ((1 - u) * far[a + 1, b] + u * far[a + 1, b + 1])
-    return value
+def _between(first: int, n: int, level: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For `n` pixels of `level` from `first` on: the far pixel before each, counted from the first one's, and the weight of the next."""
+    cell, weight = np.empty(n, np.int64), np.empty(n, np.float64)
+    for j in range(n):
+        at = _far_coordinate(first + j, level)
+        cell[j] = _far_cell(first + j, level) - _far_cell(first, level)
+        weight[j] = at - np.floor(at)
+    return cell, weight
+
+
+@njit(cache=True, nogil=True)
+def _far_line(far: NDArray[np.float32], cell: int, weight: float) -> NDArray[np.float64]:
+    """The far field between two of its rows."""
+    line = np.empty(far.shape[1], np.float64)
+    for b in range(len(line)):
+        line[b] = far[cell, b] + weight * (far[cell + 1, b] - far[cell, b])
+    return line
 
 
 @njit(cache=True, nogil=True)
 def _magnify(far: NDArray[np.float32], row: int, column: int, shape_yx: tuple[int, int], level: int) -> NDArray[np.float64]:
     out = np.empty(shape_yx, np.float64)
-    low, left = _far_cell(row, level), _far_cell(column, level)
+    cell_y, weight_y = _between(row, shape_yx[0], level)
+    cell_x, weight_x = _between(column, shape_yx[1], level)
     for i in range(shape_yx[0]):
+        line = _far_line(far, cell_y[i], weight_y[i])
         for j in range(shape_yx[1]):
-            out[i, j] = _far_value(far, low, left, row + i, column + j, level)
+            out[i, j] = line[cell_x[j]] + weight_x[j] * (line[cell_x[j] + 1] - line[cell_x[j]])
     return out
 
 
@@ -293,7 +304,6 @@ def _expose(
     """What the camera sees: background, surface, stain, texture, noise, rounding."""
     background, tilt_y, tilt_x, bow_y, bow_x, texture, camera = light
     height, width, pixel_um = size
-    low, left = _far_cell(row, level), _far_cell(column, level)
     shift = mix(seed, 31, 0, 0)
     dz = np.int64(shift & np.uint64(255))
     dy = np.int64((shift >> np.uint64(8)) & np.uint64(255))
@@ -306,6 +316,9 @@ def _expose(
     u = 2.0 * ((columns << level) + half) / width - 1.0
     along_x = 1.0 + tilt_x * u + bow_x * u * u
     fine_x, coarse_x = (columns + dx) % fine.shape[2], (columns + dx) % coarse.shape[2]
+    cell_y, weight_y = _between(row, n_rows, level)
+    cell_x, weight_x = _between(column, n_columns, level)
+    averaged = camera / ((1 << level) * np.sqrt(_GREY))
     stitch_row = -1
     gain = along_x
     for i in range(n_rows):
@@ -314,18 +327,17 @@ def _expose(
         if row_px // _STITCH_PX != stitch_row:
             stitch_row = row_px // _STITCH_PX
             gain = background * _stitch_gain(seed, row_px, columns << level)
+        line = _far_line(far, cell_y[i], weight_y[i])
         fine_y, coarse_y = fine_z[(row + i + dy) % fine.shape[1]], coarse_z[(row + i + dy) % coarse.shape[1]]
         for j in range(n_columns):
             grey = gain[j] * (along_x[j] + tilt_y * v + bow_y * v * v)
             if surface[3] > 0.0:
                 grey *= _surface_light((row_px + half) * pixel_um, ((columns[j] << level) + half) * pixel_um, surface)
-            a = near[i, j] + _far_value(far, low, left, row + i, columns[j], level)
+            a = near[i, j] + line[cell_x[j]] + weight_x[j] * (line[cell_x[j] + 1] - line[cell_x[j]])
             if abs(a) > 1e-6:
                 grey *= _transmittance(a)
             grey *= 1.0 + texture * (fine_y[fine_x[j]] + coarse_y[coarse_x[j]])
-            relative = grey / _GREY
-            sd = camera * np.sqrt(relative) / (1 << level)
-            grey += sd * normal(mix(seed, plane, row + i, columns[j]))
+            grey += averaged * np.sqrt(grey) * normal(mix(seed, plane, row + i, columns[j]))
             out[i, j] = np.uint8(min(max(np.floor(grey + 0.5), 0.0), 255.0))
     return out
 
