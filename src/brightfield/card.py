@@ -280,7 +280,7 @@ def _file(root: Path, table: Table) -> dict[str, Any]:
         "description": table.description,
         "contentUrl": table.path.relative_to(DATA_DIR).as_posix(),
         "contentSize": f"{size} B",
-        "encodingFormat": "application/vnd.apache.parquet",
+        "encodingFormat": "application/x-parquet",
         "sha256": digest,
     }
 

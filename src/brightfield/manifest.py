@@ -164,22 +164,9 @@ def _files(root: Path, specimen_ids: Iterable[int]) -> pd.DataFrame:
     return frame[[c for c in frame.columns if c == "specimen_id" or c.startswith(_FILE_COLUMNS)]]
 
 
-_FILE_COLUMNS = tuple(
-    [
-        "skeleton_",
-        "marker_",
-        "image_path",
-        "image_sha",
-        "image_bytes",
-        "label_path",
-        "label_sha",
-        "label_bytes",
-        "shape_",
-        "voxel_",
-        "n_nodes",
-        "n_trees",
-        "path_",
-    ]
+_FILE_COLUMNS = (
+    *(f"{kind}_{what}" for kind in ("skeleton", "marker", "image", "label") for what in ("path", "sha256", "bytes")),
+    *("shape_", "voxel_", "n_nodes", "n_trees", "path_"),
 )
 """How the columns begin that `_files` fills."""
 

@@ -99,3 +99,66 @@ def _nullable_dtype(arrow_type: pa.DataType) -> object:
     if pa.types.is_boolean(arrow_type):
         return pd.BooleanDtype()
     return None
+
+
+def reference_page() -> str:
+    """The page of the docs about the tables, in Markdown: written from `schema.py`, so that it cannot differ from it."""
+    from brightfield.schema import TABLES, Label, Reason
+
+    parts = [_REFERENCE_HEAD]
+    for table in TABLES:
+        key = ", ".join(f"`{name}`" for name in table.key)
+        rows = [
+            f"| `{c.name}` | {c.type}{', nullable' if c.nullable else ''} | {'' if c.unit == '1' else c.unit} | {c.description} |"
+            for c in table.columns
+        ]
+        parts.append(f"## {table.name}: `{table.path.as_posix()}`\n\n{table.description} Ordered by {key}, which is unique.")
+        parts.append("\n".join(["| column | type | unit | what it says |", "| --- | --- | --- | --- |", *rows]))
+    labels = [f"| {int(label)} | {label.name.lower().replace('_', ' ')} |" for label in Label]
+    bits = [f"| {int(bit)} | {bit.name.lower().replace('_', ' ')} |" for bit in Reason if bit.name]
+    parts.append("\n".join(["## Label codes", "", "| code | class |", "| --- | --- |", *labels]))
+    parts.append("\n".join(["## Why a voxel is unknown: bits of the `reason` array", "", "| bit | reason |", "| --- | --- |", *bits]))
+    return "\n\n".join(parts) + "\n"
+
+
+_REFERENCE_HEAD = """# Tables
+
+Written from `src/brightfield/schema.py` by `brightfield.tables.reference_page`; a test keeps it current. Every file is Parquet (zstd).
+Unit and description of each column are in the field metadata, where pyarrow's `read_schema` finds them.
+
+One line of SQL asks the manifest, here with DuckDB:
+
+```sql
+SELECT split, reconstruction_type, count(*) AS cells, sum(path_axon_um) / 1000 AS axon_mm FROM 'data/manifest.parquet' GROUP BY ALL
+```
+
+What was excluded, and why:
+
+```sql
+SELECT specimen_id, reason FROM 'data/manifest.parquet' WHERE split = 'excluded' ORDER BY specimen_id
+```
+
+Training patches with the cell they are from:
+
+```sql
+SELECT specimen_id, kind, z0, y0, x0, image_path
+FROM 'data/patches.parquet' p JOIN 'data/manifest.parquet' m USING (specimen_id)
+WHERE p.split = 'train' AND ignored_fraction < 0.5
+```
+
+The same with pandas:
+
+```python
+import pandas as pd
+
+cells = pd.read_parquet("data/manifest.parquet", dtype_backend="numpy_nullable")
+print(cells.groupby("split")["path_axon_um"].sum())
+```
+
+and with polars:
+
+```python
+import polars as pl
+
+print(pl.read_parquet("data/manifest.parquet").group_by("split").agg(pl.col("path_axon_um").sum()))
+```"""
