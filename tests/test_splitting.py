@@ -340,3 +340,16 @@ def test_from_2020_to_2023_no_cell_moves(shared_data: Path) -> None:
     assert (len(old), len(new)) == (485, 509)
     kept = old.index.intersection(new.index)
     pd.testing.assert_frame_equal(new.loc[kept], old.loc[kept])
+
+
+@pytest.mark.real
+def test_the_table_in_the_documentation_is_what_comes_out(shared_data: Path) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "explanation" / "splits.md").read_text()
+    cells, rules = _mouse(shared_data, "2023"), SplitConfig()
+    proof = prove(cells.drop(columns="reason").merge(assign(cells, rules), on="specimen_id"), rules)
+    assert rules.salt in page
+    for row in proof.strata.to_dict("records"):
+        shares = " | ".join(f"{100 * row[side]:.1f}" for side in ("train", "val", "test"))
+        assert f"| {row['stratum']} | {row['cells']} | {shares} | {row['deviation_points']:.1f} |" in page
+    for row in proof.counts.to_dict("records"):
+        assert f"| {row['split']} | {row['cells']} | {row['donors']} | {row['full']} |" in page
