@@ -67,6 +67,8 @@ class LevelPainter:
         self, level: int, grid: Grid, spec: ArraySpec, runs: Runs, *, bad: NDArray[np.bool_], boxes: Boxes | None, band: Band | None = None
     ) -> None:
         self.level, self.spec, self._bad, self._boxes, self._band = level, spec, bad, boxes, band
+        self._n_chunks_zyx = spec.n_chunks_zyx
+        self._bad_planes = np.flatnonzero(bad).tolist()
         self._numbers = grid_numbers(grid)
         in_bad = bad[runs[:, 0]]
         runs = runs.copy()
@@ -103,7 +105,7 @@ class LevelPainter:
         number, low, inside = self._place(chunk_zyx)
         unseen = int(Reason.NOT_DOWNLOADED) if of_reason else _UNKNOWN
         background = 0 if self._band is None or of_reason else 2 * SURFACE_CODE
-        bad = np.flatnonzero(self._bad[low[0] : low[0] + inside[0]])
+        bad = self._bad_in(low[0], inside[0])
         pieces = self._pieces[self._starts[number] : self._starts[number + 1]]
         band = self._band_pieces[self._band_starts[number] : self._band_starts[number + 1]] if not of_reason else pieces[:0]
         if self._state[number] == _NOWHERE:
@@ -112,13 +114,15 @@ class LevelPainter:
         if complete and not (len(pieces) or len(band) or len(bad)):
             return background
         scratch = scratch or _Scratch(self.spec)
-        scratch.chunk[:] = background if complete or self._boxes is None else unseen
+        if inside != self.spec.chunk_zyx:
+            scratch.chunk.fill(background if self._boxes is None else unseen)
         voxels = scratch.chunk[: inside[0], : inside[1], : inside[2]]
-        voxels[:] = background
+        voxels.fill(background)
         if self._band is not None and len(band):
-            _paint_band(band, self._band, self._numbers, low, scratch, voxels)
-        voxels[bad] = int(Reason.BAD_PLANE) if of_reason else _UNKNOWN
-        _paint_pieces(pieces, *low, 8 if of_reason else 0, voxels)
+            _paint_band(band, self._band, self._numbers, low, scratch)
+        if bad:
+            voxels[bad] = int(Reason.BAD_PLANE) if of_reason else _UNKNOWN
+        _paint_pieces(pieces, *low, 8 if of_reason else 0, scratch.chunk)
         if self._state[number] == _PARTLY:
             voxels[~self._seen(chunk_zyx)] = unseen
         return scratch.chunk
@@ -156,11 +160,14 @@ class LevelPainter:
 
     def _place(self, chunk_zyx: Index) -> tuple[int, Index, Index]:
         """Number of a chunk in C order, its first voxel, and its extent within the array."""
-        z, y, x = chunk_zyx
-        _, n_y, n_x = self.spec.n_chunks_zyx
-        low = _index(i * c for i, c in zip(chunk_zyx, self.spec.chunk_zyx, strict=True))
-        inside = _index(min(c, n - lo) for c, n, lo in zip(self.spec.chunk_zyx, self.spec.shape_zyx, low, strict=True))
-        return (z * n_y + y) * n_x + x, low, inside
+        (z, y, x), (c_z, c_y, c_x), (n_z, n_y, n_x) = chunk_zyx, self.spec.chunk_zyx, self.spec.shape_zyx
+        low = (z * c_z, y * c_y, x * c_x)
+        inside = (min(c_z, n_z - low[0]), min(c_y, n_y - low[1]), min(c_x, n_x - low[2]))
+        _, rows, columns = self._n_chunks_zyx
+        return (z * rows + y) * columns + x, low, inside
+
+    def _bad_in(self, z0: int, depth: int) -> list[int]:
+        return [z - z0 for z in self._bad_planes if z0 <= z < z0 + depth]
 
     def _worth_storing(self) -> NDArray[np.bool_]:
         if self._boxes is not None:
@@ -223,8 +230,8 @@ class _Chunks(Mapping[Any, Any]):
         return len(self._inner)
 
     def __getitem__(self, inner: Index) -> Chunk:
-        chunk = _index(a + b for a, b in zip(self._first, inner, strict=True))
-        return self._painter.chunk(chunk, of_reason=self._of_reason, scratch=self._scratch)
+        (z, y, x), (first_z, first_y, first_x) = inner, self._first
+        return self._painter.chunk((first_z + z, first_y + y, first_x + x), of_reason=self._of_reason, scratch=self._scratch)
 
 
 def merged(boxes: Boxes) -> Boxes:
@@ -266,11 +273,11 @@ def _index(values: Any) -> Index:
     return (z, y, x)
 
 
-def _paint_band(spans: Runs, band: Band, numbers: NDArray[np.float64], low: Index, scratch: _Scratch, out: NDArray[np.uint8]) -> None:
+def _paint_band(spans: Runs, band: Band, numbers: NDArray[np.float64], low: Index, scratch: _Scratch) -> None:
     if scratch.distance_um.size == 0:
         scratch.distance_um = np.full(scratch.chunk.shape, band.band_um, np.float32)
     paint_distance(spans, band.cones.geometry, numbers, band.band_um, *low, scratch.distance_um)
-    _encode_band(spans, *low, band.band_um, scratch.distance_um, out)
+    _encode_band(spans, *low, band.band_um, scratch.distance_um, scratch.chunk)
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels

@@ -1,0 +1,236 @@
+"""Labels of real cells at full resolution: against compressing the same chunks, and against other rasterizers.
+
+Run: python benchmarks/rasterize.py [--data FOLDER] [--cells N] [--peers PYTHON]. Prints a table, writes results/rasterize.json.
+Each cell is written in a process of its own, kernels compiled before the clock starts: full resolution (0.1144 x 0.1144 x 0.28 um), the
+canvas of the cells table, semantic labels with rim and reasons, all levels. "bare" is memset + blosc-zstd-1 of exactly the chunks that
+were stored, in the same process. Read the ratios; seconds are of this machine, and CPU seconds are less disturbed by its other work.
+
+Peers live in an environment of their own, their dependencies are not ours:
+    python -m venv peers && peers/bin/pip install gunpowder navis trimesh rtree
+    python benchmarks/rasterize.py --peers peers/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numcodecs import blosc
+
+from brightfield.connectivity import component_count
+from brightfield.labels import LabelPlan, LabelRules, write_labels
+from brightfield.raster import rasterize
+from brightfield.runs import union
+from brightfield.shards import COMPRESSION_LEVEL
+from brightfield.skeleton import Skeleton, read_swc
+from brightfield.space import Grid, stack_grid
+from brightfield.testing import cable
+from brightfield.volume import Volume, open_volume
+
+HERE = Path(__file__).resolve().parent
+RESULT = HERE / "results" / "rasterize.json"
+PIXEL_UM, PLANE_UM, MARGIN_UM = 0.1144, 0.28, 10.0
+PEERS = ("gunpowder", "navis", "trimesh")
+PEER_TIMEOUT_S, PEER_MEMORY_GB = 900, 10
+
+
+def canvas(skeleton: Skeleton, row: dict[str, str]) -> Grid:
+    """The cell's stack: width and height of the cells table; its planes are not there, so 10 um beyond the deepest node."""
+    n_planes = int(np.ceil((skeleton.position_zyx_um[:, 0].max() + MARGIN_UM) / PLANE_UM))
+    return stack_grid(n_planes, int(row["si__height"]), int(row["si__width"]), PIXEL_UM, PLANE_UM)
+
+
+def clocked(function):
+    """Wall and CPU seconds of a call, and what it returns."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def bare_seconds(volumes: list[Volume]) -> tuple[float, float, int]:
+    """Wall and CPU seconds of memset + compress of every stored chunk, and their number; reading them is not counted."""
+    blosc.use_threads = False
+    wall = cpu = 0.0
+    n = 0
+    for volume in volumes:
+        for level, spec in enumerate(volume.specs):
+            buffer = np.empty(spec.chunk_zyx, np.uint8)
+            for chunk in volume.stored_chunks(level):
+                window = [(int(i * c), int(min((i + 1) * c, m))) for i, c, m in zip(chunk, spec.chunk_zyx, spec.shape_zyx, strict=True)]
+                content = spec.empty_chunk()
+                part = volume.read(tuple(window), level)
+                content[tuple(map(slice, part.shape))] = part
+                more_wall, more_cpu, _ = clocked(lambda b=buffer: b.fill(0))
+                wall, cpu = wall + more_wall, cpu + more_cpu
+                more_wall, more_cpu, _ = clocked(lambda c=content: blosc.compress(c, b"zstd", COMPRESSION_LEVEL, blosc.NOSHUFFLE, c.nbytes))
+                wall, cpu, n = wall + more_wall, cpu + more_cpu, n + 1
+    return wall, cpu, n
+
+
+def measure_cell(swc: Path, row: dict[str, str], threads: int) -> dict[str, float | int | str]:
+    """One cell, in this process: written once, and the limit measured on what was written."""
+    skeleton = read_swc(swc)
+    grid = canvas(skeleton, row)
+    with tempfile.TemporaryDirectory() as folder:
+        write_labels(Path(folder) / "warm", cable(40.0), Grid((30, 300, 300), (0.28, 0.3, 0.3)), LabelPlan(), LabelRules(), threads=threads)
+        path, before = Path(folder) / swc.stem, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        wall, cpu, stats = clocked(lambda: write_labels(path, skeleton, grid, LabelPlan(), LabelRules(), threads=threads))
+        peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        n_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        labels = open_volume(path)
+        bare_wall, bare_cpu, n_chunks = bare_seconds([labels, labels.sub("reason")])
+    return {
+        "cell": swc.stem,
+        "nodes": len(skeleton),
+        "gvoxel": grid.n_voxels / 1e9,
+        "labelled_voxels": int(stats.tally.by_label[1:255].sum()),
+        "unknown_voxels": int(stats.tally.by_label[255]),
+        "trees": skeleton.n_trees,
+        "one_component_per_tree": all(n == 1 for n in stats.topology.n_components_by_tree),
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "bare_wall_s": bare_wall,
+        "bare_cpu_s": bare_cpu,
+        "cpu_over_bare": cpu / bare_cpu,
+        "chunks": n_chunks,
+        "bytes": n_bytes,
+        "peak_mb_above_imports": int(peak_mb),
+    }
+
+
+def distance_over_inside(skeleton: Skeleton, grid: Grid, repeats: int = 3) -> dict[str, float]:
+    """CPU seconds of label stores of kind inside and distance on one grid, the least of a few."""
+    seconds = {}
+    for kind in ("inside", "distance"):
+        runs = []
+        for _ in range(repeats + 1):
+            with tempfile.TemporaryDirectory() as folder:
+                write = lambda f=folder, k=kind: write_labels(Path(f) / "1", skeleton, grid, LabelPlan(), LabelRules(kind=k))  # noqa: E731
+                runs.append(clocked(write)[1])
+        seconds[kind] = min(runs[1:])
+    return {**{f"{kind}_cpu_s": s for kind, s in seconds.items()}, "ratio": seconds["distance"] / seconds["inside"]}
+
+
+def measure_peers(python: Path | None, swc: Path, voxel_um: float) -> list[dict[str, float | int | str]]:
+    """Each peer, and us, on the same grid around a cell: seconds, memory, agreement with the bare definition, components."""
+    skeleton = read_swc(swc)
+    skeleton = skeleton.moved_to(skeleton.position_zyx_um - skeleton.position_zyx_um.min(axis=0) + MARGIN_UM)
+    shape = np.ceil((skeleton.position_zyx_um.max(axis=0) + MARGIN_UM) / voxel_um).astype(int)
+    grid = Grid(tuple(shape.tolist()), (voxel_um,) * 3)
+    rasterize(skeleton, grid, "inside", connect=None)
+    exact = rasterize(skeleton, grid, "inside", 0.0, "taper", None) > 0
+    rows = []
+    for name, arguments in (
+        ("brightfield, bare definition", ("inside", 0.0, "taper", None)),
+        ("brightfield, connected", ("inside", 0.0, "taper", 26)),
+    ):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        wall, _, mask = min((clocked(lambda a=arguments: rasterize(skeleton, grid, *a)) for _ in range(3)), key=lambda t: t[0])
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        rows.append(compared(name, mask > 0, exact, wall, peak))
+    with tempfile.TemporaryDirectory() as folder:
+        task, result = Path(folder) / "task.npz", Path(folder) / "result.npz"
+        arrays = {"position_um": skeleton.position_zyx_um, "radius_um": skeleton.radius_um, "parent": skeleton.parent}
+        np.savez(task, **arrays, shape=shape, voxel_um=np.full(3, voxel_um))
+        rows += [run_peer(python, name, task, result, exact) for name in PEERS]
+    for row in rows:
+        row["grid"] = f"{swc.stem} {grid.shape_zyx} at {voxel_um} um"
+    return rows
+
+
+def run_peer(python: Path | None, name: str, task: Path, result: Path, exact: np.ndarray) -> dict[str, float | int | str]:
+    """One peer in its own process and environment, or why it is not there."""
+    if python is None or subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode:
+        return {"tool": name, "note": "not installed; see the head of this file"}
+    limit = PEER_MEMORY_GB * 2**30
+    command = [python, HERE / "rasterize_peers.py", name, task, result]
+    limited = lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # noqa: E731
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PEER_TIMEOUT_S, check=False, preexec_fn=limited)
+    except subprocess.TimeoutExpired:
+        return {"tool": name, "note": f"not finished after {PEER_TIMEOUT_S} s"}
+    if run.returncode:
+        return {"tool": name, "note": f"failed: {(run.stderr.strip().splitlines() or [f'signal {-run.returncode}'])[-1][:200]}"}
+    with np.load(result) as found:
+        return compared(name, found["mask"], exact, float(found["seconds"]), int(found["peak_mb"]))
+
+
+def compared(name: str, mask: np.ndarray, exact: np.ndarray, seconds: float, peak_mb: int) -> dict[str, float | int | str]:
+    """A row of the peers' table."""
+    z, y, x = np.nonzero(mask)
+    runs = union(np.stack([z, y, x, x + 1, np.zeros_like(x)], axis=1).astype(np.int32), 1)
+    return {
+        "tool": name,
+        "seconds": seconds,
+        "peak_mb": int(peak_mb),
+        "iou_with_definition": float((mask & exact).sum() / (mask | exact).sum()),
+        "components": component_count(runs, 26),
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("BRIGHTFIELD_SHARED") or HERE.parent.parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=Path(default), help="folder with swc/ and cells/mouse_reconstructions_509.csv")
+    parser.add_argument("--cells", type=int, default=None, help="only the first N cells")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peers", type=Path, default=None, help="the python of an environment with the peers")
+    parser.add_argument("--peer-cell", default="320207387")
+    parser.add_argument("--peer-voxel-um", type=float, default=0.5)
+    parser.add_argument("--one", type=Path, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    table = {row["specimen__id"]: row for row in csv.DictReader((options.data / "cells" / "mouse_reconstructions_509.csv").open())}
+    if options.one is not None:
+        print(json.dumps(measure_cell(options.one, table[options.one.stem], options.threads)))
+        return
+    files = [p for p in sorted((options.data / "swc").glob("*.swc")) if p.stem in table][: options.cells]
+    rows = []
+    print(
+        f"{'cell':>10} {'nodes':>6} {'Gvoxel':>7} {'wall s':>7} {'CPU s':>7} {'bare s':>7} {'ratio':>6} {'chunks':>6} {'MB':>6} {'peak MB':>7}"
+    )
+    started = time.perf_counter()
+    for swc in files:
+        command = [sys.executable, __file__, "--one", swc, "--data", options.data, "--threads", str(options.threads)]
+        row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        rows.append(row)
+        numbers = (row["nodes"], row["gvoxel"], row["wall_s"], row["cpu_s"], row["bare_cpu_s"], row["cpu_over_bare"], row["chunks"])
+        print("{:>10} {:>6} {:>7.1f} {:>7.2f} {:>7.2f} {:>7.2f} {:>6.2f} {:>6}".format(row["cell"], *numbers), end=" ")
+        print(f"{row['bytes'] / 1e6:>6.2f} {row['peak_mb_above_imports']:>7}")
+    keys = ("wall_s", "cpu_s", "bare_cpu_s", "cpu_over_bare", "bytes", "peak_mb_above_imports")
+    medians = {key: float(np.median([row[key] for row in rows])) for key in keys}
+    print("median", {key: round(value, 3) for key, value in medians.items()}, f"all cells: {sum(row['wall_s'] for row in rows):.1f} s")
+    middle = sorted(rows, key=lambda row: row["cpu_s"])[len(rows) // 2]["cell"]
+    skeleton = read_swc(options.data / "swc" / f"{middle}.swc")
+    ratio = distance_over_inside(skeleton, canvas(skeleton, table[middle]))
+    print(f"distance / inside, cell {middle}: {ratio['ratio']:.2f}")
+    peers = measure_peers(options.peers, options.data / "swc" / f"{options.peer_cell}.swc", options.peer_voxel_um)
+    for row in peers:
+        print(row)
+    report = {
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "numba": version("numba")},
+        "threads": options.threads,
+        "cells": rows,
+        "median": medians,
+        "all_cells_wall_s": sum(row["wall_s"] for row in rows),
+        "one_command_s": time.perf_counter() - started,
+        "distance_over_inside": {"cell": middle, **ratio},
+        "peers": peers,
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
