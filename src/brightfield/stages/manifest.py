@@ -45,7 +45,7 @@ def _tasks(config: Config, root: Path) -> dict[int, CellTask]:
     for cell in downloaded_cells(root):
         specimen_id = cell.specimen_id
         split, fold = splits[specimen_id]["split"], splits[specimen_id]["fold"]
-        fold = None if fold is pd.NA else int(fold)
+        fold = None if pd.isna(fold) else int(fold)
         inputs = [keys[stage].get(str(specimen_id)) for stage in EARLIER]
         key = {"options": options, "inputs": inputs, "split": split, "fold": fold}
         tasks[specimen_id] = CellTask(key, describe_cell, (root.resolve(), cell, config, split, fold))
