@@ -154,6 +154,13 @@ def test_what_was_not_downloaded_is_unknown_and_costs_nothing(tmp_path, kind):
     assert stats.tally.by_label.sum() == seen.sum()
 
 
+def test_tiles_that_cover_the_grid_are_a_whole_download(tmp_path):
+    tiles = np.array([[z, z + 1, y, min(y + 32, 60), x, min(x + 32, 80)] for z in range(30) for y in (0, 32) for x in (0, 32, 64)])
+    _, labels, reasons = write(tmp_path / "1.zarr", neuron(), plan=LabelPlan(downloaded=merged(tiles)))
+    assert labels.spec(0).fill_value == Label.BACKGROUND
+    assert reasons.spec(0).fill_value == 0
+
+
 @given(st.data())
 @settings(max_examples=20)
 def test_statistics_are_those_of_the_voxels(tmp_path_factory, data):

@@ -142,6 +142,8 @@ def write_labels(
     CheckError when a tree inside the grid did not become one component.
     """
     findings = check_fit(skeleton, grid)
+    if plan.downloaded is not None and np.array_equal(plan.downloaded.ravel(), np.ravel(grid.window)):
+        plan = replace(plan, downloaded=None)  # all of it: background is the better fill value
     check_room(path, skeleton, grid, plan, rules)
     validity, type_findings = class_validity(skeleton, plan)
     grids = grid.pyramid()
