@@ -418,7 +418,7 @@ def _tables(root: Path) -> list[Path]:
 
 def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
     """`dvc pull`, with every object that arrives compared with its hash: by default DVC believes its remotes."""
-    from dvc.exceptions import CheckoutError, DvcException
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -428,12 +428,21 @@ def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
     with Repo(str(root), config={"remote": remotes}) as repo:
         try:
             repo.pull(targets=[str(root.resolve() / target) for target in targets])
-        except CheckoutError as error:
-            listed = "\n".join(f"  {line}" for line in _lost_files(repo, targets)) or f"  {error}"
-            remedy = "ask for `dvc push` from a clone that has it"
-            raise TransferError(f"the remote does not give what dvc.lock names:\n{listed}\n{remedy}") from error
         except (DvcException, OSError) as error:
-            raise TransferError(f"dvc pull: {error}; see `dvc remote list` and docs/how-to/team-remote.md") from error
+            raise TransferError(_told(error, repo, targets)) from error
+
+
+def _told(error: Exception, repo: Any, targets: Sequence[str]) -> str:
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
+
+    try:
+        lost = "\n".join(f"  {line}" for line in _lost_files(repo, targets))
+    except (DvcException, DataIndexDirError, OSError):  # the remote answers nothing at all
+        lost = ""
+    if lost:
+        return f"the remote does not give what dvc.lock names:\n{lost}\nask for `dvc push` from a clone that has it"
+    return f"dvc pull: {error}; see `dvc remote list` and docs/how-to/team-remote.md"
 
 
 def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
@@ -448,9 +457,15 @@ def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
 
 
 def _fault(remote: Any, path: str, md5: str) -> str:
+    digest = hashlib.md5(usedforsecurity=False)  # DVC's
     try:
         with remote.open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, "md5").hexdigest()
+            for block in iter(lambda: stream.read(2**20), b""):
+                digest.update(block)
     except FileNotFoundError:
         return "absent from the remote"
-    return "not fetched from the remote" if found == md5 else "damaged in the remote"
+    except OSError:
+        raise
+    except Exception as error:  # each kind of remote brings exceptions of its own
+        return f"unreadable in the remote: {error}"
+    return "not fetched from the remote" if digest.hexdigest() == md5 else "damaged in the remote"

@@ -153,16 +153,14 @@ class WorkCache:
     def _link(self, output: Path, finished: Mapping[int, Path]) -> None:
         target_root = self.root / output
         target_root.mkdir(parents=True, exist_ok=True)
-        wanted = {
-            target_root / path.relative_to(directory / output): path
-            for directory in finished.values()
-            for path in _files(directory / output)
-        }
-        for orphan in [path for path in _files(target_root) if path not in wanted]:
-            orphan.unlink()
-        for target, source in wanted.items():
-            link(source, target)
-        _prune(target_root)
+        wanted = {name: entry for directory in finished.values() for name, entry in _walk(str(directory / output))}
+        orphans = [entry.path for name, entry in _walk(str(target_root)) if name not in wanted]
+        for path in orphans:
+            os.unlink(path)
+        if orphans:
+            _prune(target_root)
+        for name, entry in wanted.items():
+            link(entry, f"{target_root}{os.sep}{name}")
 
     # -------------------------------------------------------------------------------------------------------------- adopting
 
@@ -216,17 +214,17 @@ def cache_root(root: Path) -> Path:
     return (root / ".dvc" / "cache").resolve()
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: Path | os.DirEntry[str], target: Path | str) -> None:
     """Make `target` the same file as `source`: a hard link, or a copy where the file system refuses one."""
-    if target.exists():
-        if os.path.samestat(target.stat(), source.stat()):
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(target), os.stat(source)):
             return
-        target.unlink()
-    target.parent.mkdir(parents=True, exist_ok=True)
+        os.unlink(target)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        partial = f"{target}.{os.getpid()}.part"
         shutil.copy2(source, partial)
         os.replace(partial, target)
 
@@ -268,15 +266,28 @@ def _keys_in_use(root: Path, stage: str) -> set[str]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(directory):
-        folders.sort()
-        yield from (Path(folder) / name for name in sorted(names))
+    for _, entry in _walk(str(directory)):
+        yield Path(entry.path)
+
+
+def _walk(directory: str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every file below a directory in the order of names, with its relative name. Text, as paths are slow by the ten thousand."""
+    try:
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/")
+        else:
+            yield f"{prefix}{entry.name}", entry
 
 
 def _listing(directory: Path) -> list[list[Any]]:
     """Path, size and modification time of every file: shows an edit through a link, at the price of a stat."""
-    paths = [path for path in _files(directory) if path.name != _RECORD]
-    return [[path.relative_to(directory).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    stats = {name: entry.stat() for name, entry in _walk(str(directory)) if name != _RECORD}
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
 
 
 def _prune(directory: Path) -> None:
@@ -301,9 +312,7 @@ def _finish(directory: Path, target: Path) -> None:
         path.chmod(_READ_ONLY)
         _sync(path)
     (directory / _RECORD).write_text(json.dumps(_listing(directory)))
-    _sync(directory / _RECORD)
-    for folder, _, _ in os.walk(directory):
-        _sync(Path(folder))
+    _sync(directory / _RECORD)  # directories need no sync: a name that a crash loses is missed by the record
     with contextlib.suppress(OSError):  # another run finished the same cell: the same bytes
         directory.rename(target)
     _sync(target.parent)
