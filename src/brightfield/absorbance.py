@@ -31,7 +31,7 @@ _LEAST_VALID = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class Pixels:
     """The pixels of one cell. read: window -> voxels of uint8 or uint16, dark is stain.
 
     tiles: (n, 5) int64 rows (z, y0, y1, x0, x1) of what was downloaded, in voxels of `grid`; None where everything was.
@@ -43,9 +43,9 @@ class Stack:
     tiles: NDArray[np.int64] | None = None
     held: NDArray[np.int16] | None = None
 
-    def holding(self, max_bytes: int = HELD_BYTES) -> Stack:
-        """The same stack with the absorbance of the whole grid computed once, where that fits `max_bytes`; the answers are the same."""
-        if 2 * self.grid.n_voxels > max_bytes:
+    def holding(self) -> Pixels:
+        """The same stack with the absorbance of the whole grid computed once, where that fits `HELD_BYTES`; the answers are the same."""
+        if 2 * self.grid.n_voxels > HELD_BYTES:
             return self
         return replace(self, held=self.absorbance(self.grid.window))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from brightfield.absorbance import NO_DATA, Stack
+from brightfield.absorbance import NO_DATA, Pixels
 from brightfield.schema import Grade, Label, Verdict
 from brightfield.skeleton import ROOT, Skeleton
 from brightfield.space import Grid, Window
@@ -35,6 +35,9 @@ _LEAST_PLACEMENTS = 19
 
 _TUBE = np.array([-0.5, 0.0, 0.5])
 _SD_FLOOR = 2.0
+_SLOPE = 1.25
+"""Stain that is so much darker just beyond the gates is the neurite itself, and the gates only hold its slope."""
+
 _MEASURES = ("d_prime", "shift_um", "shift_z_um", "coverage", "p_value")
 _DARK = 300  # steps of absorbance.UNIT: dendrites in focus reach it, somata exceed it many times
 _MARGIN_UM = 10.0
@@ -64,17 +67,17 @@ class Alignment:
     cell: dict[str, Any]
 
 
-def align_cell(specimen_id: int, skeleton: Skeleton, stack: Stack, gates: Gates) -> Alignment:
+def align_cell(specimen_id: int, skeleton: Skeleton, pixels: Pixels, gates: Gates) -> Alignment:
     """Measure one cell. skeleton: in the frame of the stack. Reads the stack window by window, one stretch at a time."""
-    stack = stack.holding()
+    pixels = pixels.holding()
     random = np.random.Generator(np.random.PCG64(specimen_id))
-    rigid = _RigidSearch(stack.grid)
+    rigid = _RigidSearch(pixels.grid)
     rows, contrasts = [], []
     for path in _paths(skeleton, gates):
-        contrast, row = _measure(path, skeleton, stack, gates, rigid, random)
+        contrast, row = _measure(path, skeleton, pixels, gates, rigid, random)
         rows.append({"specimen_id": specimen_id, **row})
         contrasts.append(contrast)
-    return Alignment(rows, {"specimen_id": specimen_id, **_cell_row(skeleton, stack, gates, rigid, rows, contrasts)})
+    return Alignment(rows, {"specimen_id": specimen_id, **_cell_row(skeleton, pixels, gates, rigid, rows, contrasts)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- paths
@@ -215,9 +218,9 @@ class _View:
         self._size = np.asarray(grid.voxel_size_zyx_um)
 
     @classmethod
-    def of(cls, stack: Stack, window: Window, skeleton: Skeleton | None, gates: Gates) -> _View:
+    def of(cls, pixels: Pixels, window: Window, skeleton: Skeleton | None, gates: Gates) -> _View:
         """What a window of the stack shows; `skeleton` is what to leave out beside."""
-        tube, grid = stack.absorbance(window), stack.grid.crop(window)
+        tube, grid = pixels.absorbance(window), pixels.grid.crop(window)
         beside = tube if skeleton is None else _without(tube, grid, skeleton, 0.7, 1.4)
         return cls(tube, beside, grid, gates)
 
@@ -289,15 +292,15 @@ def _without(values: NDArray[np.int16], grid: Grid, skeleton: Skeleton, lateral_
 
 
 def _measure(
-    path: _Path, skeleton: Skeleton, stack: Stack, gates: Gates, rigid: _RigidSearch, random: np.random.Generator
+    path: _Path, skeleton: Skeleton, pixels: Pixels, gates: Gates, rigid: _RigidSearch, random: np.random.Generator
 ) -> tuple[_Contrast, dict[str, Any]]:
     """The contrast at the given position, and the stretch's row without the specimen."""
-    window = _window(stack, path.position, _MARGIN_UM)
+    window = _window(pixels, path.position, _MARGIN_UM)
     draws = random.random((N_PLACEMENTS, 5))  # always drawn, so that a stretch without pixels changes no other's placements
     row: dict[str, Any] = {"stretch": path.number, "label": path.label, "length_um": round(path.length_um, 4), "n_samples": 0}
     here = _Contrast(np.empty(0), np.empty((0, 6), np.int16))
     if not _is_empty(window):
-        view = _View.of(stack, window, skeleton, gates)
+        view = _View.of(pixels, window, skeleton, gates)
         here = view.contrast(path, 0.0, 0.0)
         rigid.add(view, path)
         row["n_samples"] = here.n_samples
@@ -310,7 +313,9 @@ def _judge(path: _Path, view: _View, elsewhere: _View, draws: Reals, gates: Gate
     """Peak, significance and verdict: first near the given position, then as far as ALONGSIDE reaches."""
     scores = view.scores(path)
     s_um, dz_um = view.lattice
-    near = (np.abs(s_um) <= gates.max_shift_um + 0.25)[:, None] & (np.abs(dz_um) <= gates.max_shift_z_um + 0.6)
+    axial = np.abs(dz_um) <= gates.max_shift_z_um + 0.6
+    near = (np.abs(s_um) <= gates.max_shift_um + 0.25)[:, None] & axial
+    around = _highest(scores[(np.abs(s_um) <= gates.max_shift_um + 1.0)[:, None] & axial])
     found: dict[str, Any] = dict.fromkeys(_MEASURES)
     for verdict, region in ((Verdict.ON, near), (Verdict.ALONGSIDE, np.ones_like(near))):
         searched = np.where(region & ~np.isnan(scores), scores, -np.inf)
@@ -322,7 +327,8 @@ def _judge(path: _Path, view: _View, elsewhere: _View, draws: Reals, gates: Gate
         p_value = _significance(path, view, elsewhere, draws, region, float(searched[i, j]))
         values = (contrast.d_prime, shift_um, shift_z_um, contrast.coverage, p_value)
         found = dict(zip(_MEASURES, map(_rounded, values), strict=True))
-        inside_gates = verdict == Verdict.ALONGSIDE or (abs(shift_um) <= gates.max_shift_um and abs(shift_z_um) <= gates.max_shift_z_um)
+        within = abs(shift_um) <= gates.max_shift_um and abs(shift_z_um) <= gates.max_shift_z_um
+        inside_gates = verdict == Verdict.ALONGSIDE or (within and around <= _SLOPE * searched[i, j])
         stained = contrast.d_prime >= gates.d_prime_min and contrast.coverage >= gates.coverage_min
         if inside_gates and stained and not p_value > _P_MAX:
             return {**found, "verdict": verdict}
@@ -368,14 +374,14 @@ def _highest(scores: Reals) -> float:
     return float(np.where(np.isnan(scores), -np.inf, scores).max())
 
 
-def _window(stack: Stack, position: Reals, margin_um: float) -> Window:
+def _window(pixels: Pixels, position: Reals, margin_um: float) -> Window:
     if not len(position):
         return ((0, 0), (0, 0), (0, 0))
     z_margin = min(margin_um, SEARCH_UM + 1.0)
     margin = np.array([z_margin, margin_um, margin_um])
-    low = stack.grid.to_index(position.min(axis=0) - margin).tolist()
-    high = (stack.grid.to_index(position.max(axis=0) + margin) + 1).tolist()
-    return stack.clipped(((low[0], high[0]), (low[1], high[1]), (low[2], high[2])))
+    low = pixels.grid.to_index(position.min(axis=0) - margin).tolist()
+    high = (pixels.grid.to_index(position.max(axis=0) + margin) + 1).tolist()
+    return pixels.clipped(((low[0], high[0]), (low[1], high[1]), (low[2], high[2])))
 
 
 def _is_empty(window: Window) -> bool:
@@ -446,13 +452,13 @@ def _pooled(contrasts: Sequence[_Contrast]) -> _Contrast:
 
 
 def _cell_row(
-    skeleton: Skeleton, stack: Stack, gates: Gates, rigid: _RigidSearch, rows: list[dict[str, Any]], contrasts: list[_Contrast]
+    skeleton: Skeleton, pixels: Pixels, gates: Gates, rigid: _RigidSearch, rows: list[dict[str, Any]], contrasts: list[_Contrast]
 ) -> dict[str, Any]:
     dendrite, axon = _is_dendrite(rows), _is_axon(rows)
     everything = _pooled(contrasts)
     _, sd = everything.ring_moments()
     shift_um, shifted, given = rigid.best()
-    fit = _best_frame(_transform_scores(skeleton, stack, gates, sd), shift_um, shifted / sd, given / sd, stack.grid, gates)
+    fit = _best_frame(_transform_scores(skeleton, pixels, gates, sd), shift_um, shifted / sd, given / sd, pixels.grid, gates)
     share = _share_on(rows)
     reason = _rejection(rows, fit, shift_um, share)
     return {
@@ -522,7 +528,7 @@ def _transformed(path: _Path, name: str, grid: Grid) -> _Path:
     return path.moved(position, normal)
 
 
-def _transform_scores(skeleton: Skeleton, stack: Stack, gates: Gates, sd: float) -> dict[str, float]:
+def _transform_scores(skeleton: Skeleton, pixels: Pixels, gates: Gates, sd: float) -> dict[str, float]:
     """How well every transform fits for which pixels were downloaded, over at most 64 stretches spread over the cell.
 
     The score is the capped mean absorbance in the tube above that beside it, each stretch at its best shift of up to 1 um, in `sd`.
@@ -533,10 +539,10 @@ def _transform_scores(skeleton: Skeleton, stack: Stack, gates: Gates, sd: float)
     for name in _TRANSFORMS:
         total, n = 0.0, 0
         for path in chosen:
-            moved = _transformed(path, name, stack.grid)
-            window = _window(stack, moved.position, 4.0)
+            moved = _transformed(path, name, pixels.grid)
+            window = _window(pixels, moved.position, 4.0)
             if not _is_empty(window):
-                ridge = _nearby(_View.of(stack, window, None, gates), moved)
+                ridge = _nearby(_View.of(pixels, window, None, gates), moved)
                 known = ridge > -np.inf
                 total, n = total + (ridge * len(path.position) if known else 0.0), n + known * len(path.position)
         if n >= 0.25 * sum(len(path.position) for path in chosen) and n:

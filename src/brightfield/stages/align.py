@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brightfield.absorbance import Stack
+from brightfield.absorbance import Pixels
 from brightfield.alignment import Gates, align_cell
 from brightfield.compute import Engine
 from brightfield.config import Config, section_digest
@@ -48,7 +48,7 @@ def measure_cell(out: Path, root: Path, cell: Cell, config: Config, tiles: pd.Da
     image = open_volume(root / image_store(cell.specimen_id))
     ok = tiles[tiles["state"] == "ok"]
     boxes = ok[["z", "y0", "y1", "x0", "x1"]].to_numpy(np.int64)
-    found = align_cell(cell.specimen_id, skeleton_on_stack(root, cell, config), Stack(image.grids[0], image.read, boxes), _gates(config))
+    found = align_cell(cell.specimen_id, skeleton_on_stack(root, cell, config), Pixels(image.grids[0], image.read, boxes), _gates(config))
     write_table(ALIGNMENT, frame_of(ALIGNMENT, found.stretches), out)
     write_table(ALIGNMENT_CELLS, frame_of(ALIGNMENT_CELLS, [found.cell]), out)
 
