@@ -184,6 +184,20 @@ def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path
     assert (done.found, done.computed) == ((1, 2), (3,))
 
 
+def test_two_runs_may_finish_the_same_cell_at_once(tmp_path: Path) -> None:
+    with workcache._unfinished(tmp_path, "k") as first, workcache._unfinished(tmp_path, "k") as second:
+        for directory in (first, second):
+            paint(directory, 1, "a")
+            workcache._finish(directory, tmp_path / "k")
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+    assert (tmp_path / "k" / image_store(1) / "0" / "c").read_text() == "1 a"
+
+
+def test_a_finished_cell_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
+    with workcache._unfinished(tmp_path, "k") as directory, pytest.raises(FileNotFoundError):
+        workcache._finish(directory, tmp_path / "absent" / "k")
+
+
 def test_directories_of_living_processes_are_left_alone(tmp_path: Path) -> None:
     with workcache._unfinished(tmp_path, "abc") as directory:
         workcache._remove_unfinished(tmp_path)

@@ -313,8 +313,11 @@ def _finish(directory: Path, target: Path) -> None:
         _sync(path)
     (directory / _RECORD).write_text(json.dumps(_listing(directory)))
     _sync(directory / _RECORD)  # directories need no sync: a name that a crash loses is missed by the record
-    with contextlib.suppress(OSError):  # another run finished the same cell: the same bytes
+    try:
         directory.rename(target)
+    except OSError:
+        if not target.is_dir():  # it is where another run has finished the same cell: the same bytes
+            raise
     _sync(target.parent)
 
 
