@@ -1,0 +1,227 @@
+"""Downloading a cell from a server on loopback, against the limit of the same machine in the same run.
+
+Run: python benchmarks/download.py [--repeats 3]. Prints a table and writes benchmarks/results/download.json. The server is another process
+and hands out JPEG tiles of real size (noise that compresses to about 0.1 bytes per pixel) from memory. The limit is the same requests over
+bare sockets, each answer decoded with Pillow and compressed with blosc-zstd in blocks of a chunk, nothing checked, hashed or written. Ours
+also verifies every answer, hashes every tile, writes whole shards and syncs them; the pyramid, which the limit has no counterpart of, is
+timed apart. Both have the same threads; read the ratios, of processor time where the machine is busy with other things. Memory is the peak
+of a process that downloads three times the planes, and of one that downloads six times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import resource
+import socket
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from numcodecs import blosc
+from PIL import Image
+
+from brightfield import transfer
+from brightfield.allen import PICTURE_PATH, AllenSource
+from brightfield.client import ClientOptions, HttpClient
+from brightfield.plan import CellPlan, PlanOptions, plan_cell
+from brightfield.pyramid import build_pyramid
+from brightfield.shards import COMPRESSION_LEVEL
+from brightfield.source import Cell, Plane, Stack
+
+RESULT = Path(__file__).parent / "results" / "download.json"
+type Figures = dict[str, float]
+
+CHUNK = (32, 128, 128)
+SIDE_PX, PLANES, QUALITY, CONNECTIONS, VARIANTS = 2048, 64, 85, 8, 32
+
+
+def a_cell(n_planes: int) -> Cell:
+    """A square stack."""
+    planes = tuple(Plane(k, k, k) for k in range(n_planes))
+    return Cell(1, "benchmark", 1, "Mus musculus", stack=Stack(1, SIDE_PX, SIDE_PX, 0.1144, 0.28, planes))
+
+
+def a_plan(cell: Cell) -> CellPlan:
+    """Every tile, at the default sizes."""
+    return plan_cell(cell, None, PlanOptions(coverage="full"))
+
+
+# -------------------------------------------------------------------------------------------------------------------- the server
+
+
+def pictures() -> dict[tuple[int, int, int], bytes]:
+    """JPEGs by width, height and variant: grey 189 and noise with a neighbourhood of two pixels; no two planes of a chunk are alike."""
+    found = {}
+    for width, height in {request_size(path) for path in paths(a_plan(a_cell(1)))}:
+        for variant in range(VARIANTS):
+            white = np.random.default_rng([width, height, variant]).normal(size=(height + 1, width + 1))
+            smooth = white[1:, 1:] + white[:-1, 1:] + white[1:, :-1] + white[:-1, :-1]
+            buffer = io.BytesIO()
+            Image.fromarray(np.rint(189 + 1.1 * smooth).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
+            found[width, height, variant] = buffer.getvalue()
+    return found
+
+
+def request_size(path: str) -> tuple[int, int]:
+    """Width and height that a path asks for."""
+    query = parse_qs(urlsplit(path).query)
+    return int(query["width"][0]), int(query["height"][0])
+
+
+def serve(pipe: Connection) -> None:
+    """Answer until the process is ended; sends its port first."""
+    answers = {
+        size: b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        for size, body in pictures().items()
+    }
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        pipe.send((listener.getsockname()[1], {size: len(answer) for size, answer in answers.items()}))
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_answer, args=(connection, answers), daemon=True).start()
+
+
+def _answer(connection: socket.socket, answers: dict[tuple[int, int, int], bytes]) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection:
+        waiting = b""
+        while block := connection.recv(65536):
+            waiting += block
+            while b"\r\n\r\n" in waiting:
+                request, _, waiting = waiting.partition(b"\r\n\r\n")
+                path = request.split(b" ", 2)[1].decode()
+                variant = int(urlsplit(path).path.rpartition("/")[2]) % VARIANTS
+                connection.sendall(answers[*request_size(path), variant])
+
+
+# ----------------------------------------------------------------------------------------------------------------- the two ways
+
+
+def paths(plan: CellPlan) -> list[str]:
+    """What the plan's requests ask the service for."""
+    found = []
+    for unit in plan.units:
+        for rows in unit.requests:
+            tiles = plan.tiles.iloc[rows]
+            z, top, left = int(tiles["z"].iloc[0]), int(tiles["y0"].iloc[0]), int(tiles["x0"].iloc[0])
+            height, width = int(tiles["y1"].iloc[0]) - top, int(tiles["x1"].iloc[-1]) - left
+            sizes = {"left": left, "top": top, "width": width, "height": height}
+            found.append(PICTURE_PATH.format(image_id=z, level=0, quality=QUALITY, **sizes))
+    return found
+
+
+def bare(port: int, n_planes: int) -> Figures:
+    """Sockets, decoding and compressing alone."""
+    wanted = paths(a_plan(a_cell(n_planes)))
+    lanes = [wanted[lane::CONNECTIONS] for lane in range(CONNECTIONS)]
+    blosc.use_threads = False
+    clock = Clock()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(lambda lane: _lane(port, lane), lanes))
+    return clock.figures("")
+
+
+def _lane(port: int, wanted: list[str]) -> None:
+    block = int(np.prod(CHUNK))
+    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as stream:
+        for path in wanted:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            length = 0
+            while (line := stream.readline()) != b"\r\n":
+                if line.startswith(b"Content-Length"):
+                    length = int(line.split(b":")[1])
+            pixels = np.asarray(Image.open(io.BytesIO(stream.read(length)))).reshape(-1)
+            for first in range(0, len(pixels), block):
+                blosc.compress(pixels[first : first + block], b"zstd", COMPRESSION_LEVEL, blosc.NOSHUFFLE, block)
+
+
+def ours(port: int, n_planes: int) -> Figures:
+    """The whole download of a cell, its pyramid apart."""
+    cell, pyramid = a_cell(n_planes), {}
+
+    def build(*words: Any, **options: Any) -> None:
+        clock = Clock()
+        build_pyramid(*words, **options)
+        pyramid.update(clock.figures("pyramid_"))
+
+    transfer.build_pyramid = build
+    with tempfile.TemporaryDirectory() as folder, HttpClient(ClientOptions(connections=CONNECTIONS)) as client:
+        source = AllenSource(client, f"http://127.0.0.1:{port}", quality=QUALITY)
+        clock = Clock()
+        transfer.download_cell(cell, a_plan(cell), source, Path(folder), chunk_zyx=CHUNK, connections=CONNECTIONS)
+        whole = clock.figures("")
+    return {key: value - pyramid[f"pyramid_{key}"] for key, value in whole.items()} | pyramid
+
+
+class Clock:
+    """Seconds of the wall and of the processors since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def figures(self, name: str) -> Figures:
+        """What passed."""
+        return {f"{name}wall_s": time.perf_counter() - self._start[0], f"{name}cpu_s": time.process_time() - self._start[1]}
+
+
+def _in_process(pipe: Connection, way: str, port: int, n_planes: int) -> None:
+    run = {"bare": bare, "ours": ours}[way]
+    run(port, 1)  # imports and compiled kernels
+    figures = run(port, n_planes)
+    pipe.send((figures, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def measured(way: str, port: int, n_planes: int) -> tuple[Figures, int]:
+    """Times and peak memory of a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_in_process, args=(theirs, way, port, n_planes))
+    process.start()
+    result: tuple[Figures, int] = mine.recv()
+    process.join()
+    return result
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    server = context.Process(target=serve, args=(theirs,), daemon=True)
+    server.start()
+    port, sizes = mine.recv()
+    runs: dict[str, list[Figures]] = {"bare": [], "ours": []}
+    for _ in range(repeats):
+        for way, row in runs.items():
+            row.append(measured(way, port, PLANES)[0])
+    memory = {str(n): measured("ours", port, n)[1] for n in (3 * PLANES, 6 * PLANES)}
+    server.terminate()
+    pixels = PLANES * SIDE_PX**2
+    best = {way: {key: min(figures[key] for figures in row) for key in row[0]} for way, row in runs.items()}
+    ratios = {key: best["bare"][key] / best["ours"][key] for key in ("wall_s", "cpu_s")}
+    wire = sum(sizes.values()) / sum(width * height for width, height, _ in sizes)
+    for way, figures in best.items():
+        rate = pixels / figures["wall_s"] / 1e6
+        print(f"{way}: {rate:.0f} MB/s of pixels, {', '.join(f'{key} {value:.2f}' for key, value in figures.items())}")
+    print(f"ours is {ratios['wall_s']:.2f} of the limit by the clock, {ratios['cpu_s']:.2f} by processor time; {wire:.3f} B/px on the wire")
+    print(f"peak memory: {', '.join(f'{n} planes {peak / 1e6:.0f} MB' for n, peak in memory.items())}")
+    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    result = {"machine": machine, "runs": runs, "ratios": ratios, "wire_bytes_per_px": wire, "pixels": pixels, "peak_bytes": memory}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
