@@ -26,7 +26,7 @@ type Colours = NDArray[np.uint8]
 
 PROJECTION_PX = 640
 """Longest side of a projection."""
-SLICE_PX = 224
+SLICE_PX = 176
 """Side of a slice, in voxels of the finest level."""
 _READ_PX = 1600
 _PAPER, _HATCH = 236, 214

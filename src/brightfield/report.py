@@ -217,7 +217,7 @@ def _page(material: Material, changes: str) -> str:
     environment = Environment(
         loader=PackageLoader("brightfield", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "um": _length}
+    environment.filters |= {"number": number, "short": _short, "um": _length}
     pictured = _pictured(material.manifest)
     context = {
         "title": f"{len(material.taken)} cells, {material.taken['donor_id'].nunique()} donors",
@@ -397,6 +397,14 @@ def number(value: float | None) -> str:
     if float(value).is_integer():
         return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{value:.4g}"
+
+
+def _short(value: float) -> str:
+    """A large number in thousands, millions or billions."""
+    for unit, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return number(value)
 
 
 def _length(um: float | None) -> str:
