@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from brightfield.config import PatchesConfig
 from brightfield.errors import GridError
-from brightfield.patches import CLASSES_OF, KINDS, CellVoxels, Fetched, darkest, patch_shape, quotas, sample
+from brightfield.patches import CLASSES_OF, KINDS, CellVoxels, Fetched, _median, darkest, patch_shape, quotas, sample, write_patches
 from brightfield.raster import rasterize
 from brightfield.schema import NEURITE_LABELS, PATCHES, Label
 from brightfield.skeleton import Skeleton
 from brightfield.space import Grid, Window
 from brightfield.tables import read_table, write_table
+from brightfield.testing import dataset_config, make_dataset
 
 GRID = Grid((24, 160, 160), (1.0, 0.5, 0.5))
 DARK = [(20, 130), (70, 130), (8, 20), (140, 20), (140, 100), (30, 60), (8, 90), (110, 140), (146, 60)]
@@ -275,3 +276,33 @@ def test_noise_is_not_dark() -> None:
     assert at[0] == 7
     assert abs(at[1] - 31.5) <= 1
     assert darkest(noise, np.zeros(noise.shape, bool)) is None
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
+def test_the_median_of_counts_is_the_lower_median_of_the_values(values: list[int]) -> None:
+    counts = np.bincount(values)
+    assert _median(np.arange(len(counts)), counts) == sorted(values)[(len(values) - 1) // 2]
+
+
+# ------------------------------------------------------------------------------------------------------------- of a dataset
+
+
+@pytest.mark.slow
+def test_patches_do_not_depend_on_the_kind_of_label(tmp_path: Path) -> None:
+    """Labels without classes give the patches that the semantic ones give: classes come from the skeleton, unknown from the reasons."""
+    for kind in ("semantic", "inside", "distance"):
+        make_dataset(tmp_path / kind, dataset_config(kind))
+    semantic = read_table(PATCHES, tmp_path / "semantic")
+    assert len(semantic) > 30
+    for kind in ("inside", "distance"):
+        pd.testing.assert_frame_equal(read_table(PATCHES, tmp_path / kind), semantic)
+
+
+def test_a_cell_of_a_dataset_is_sampled_alone(tmp_path: Path) -> None:
+    config = make_dataset(tmp_path / "dataset")
+    whole = read_table(PATCHES, tmp_path / "dataset")
+    of_cell = whole[whole["specimen_id"] == 102].reset_index(drop=True)
+    fold = of_cell["fold"].iloc[0]
+    write_patches(tmp_path / "out", tmp_path / "dataset", 102, config, "val", int(fold))
+    pd.testing.assert_frame_equal(read_table(PATCHES, tmp_path / "out"), of_cell)
+    assert set(of_cell["difficulty"].dropna()) == {0.5}

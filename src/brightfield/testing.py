@@ -236,12 +236,13 @@ DATASET_CELLS = (101, 102, 103, 104, 105)
 """On train, val, test; excluded by alignment; not selected."""
 
 
-def dataset_config(**patches: Any) -> Config:
+def dataset_config(label_kind: str = "semantic", **patches: Any) -> Config:
     """The configuration of `make_dataset`."""
-    from brightfield.config import Config, ImageConfig, PatchesConfig
+    from brightfield.config import Config, ImageConfig, LabelKind, LabelsConfig, PatchesConfig
 
     image = ImageConfig(level=0, z_step=1, tile_px=64, chunk_zyx=[12, 96, 160], shard_zyx=[24, 96, 160])
-    return Config(image=image, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **patches}))
+    labels = LabelsConfig(kind=LabelKind(label_kind))
+    return Config(image=image, labels=labels, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **patches}))
 
 
 def make_dataset(root: Path, config: Config | None = None) -> Config:
