@@ -127,7 +127,14 @@ def _fetch_images(config: Config, root: Path, cells: Mapping[int, Cell], plans: 
     todo.check_capacity(config.image.max_gb)
     with progress(todo.totals["bytes_todo"], "images", "B") as advance:
         tasks = _image_tasks(config, root, cells, plans, address, advance if config.compute.scheduler == Scheduler.local else None)
-        return _run(cache, tasks, _engine(config, "images"))
+        failures = _run(cache, tasks, _engine(config, "images"))
+    for specimen_id in tasks.keys() - failures.keys():
+        shutil.rmtree(_partial(_partials(config, root), plans[specimen_id]), ignore_errors=True)
+    return failures
+
+
+def _partials(config: Config, root: Path) -> Path:
+    return work_root(root, config.compute.work_dir) / "partial"
 
 
 def _image_cache(config: Config, root: Path) -> WorkCache:
@@ -142,8 +149,7 @@ def _image_tasks(
     address: Address,
     advance: Callable[[int], object] | None = None,
 ) -> dict[int, CellTask]:
-    partial = work_root(root, config.compute.work_dir) / "partial"
-    return {i: _image_task(config, cells[i], plan, address, partial, advance) for i, plan in plans.items()}
+    return {i: _image_task(config, cells[i], plan, address, _partials(config, root), advance) for i, plan in plans.items()}
 
 
 def _image_task(
@@ -171,15 +177,19 @@ def fetch_image(
     options: dict[str, Any],
     advance: Callable[[int], object] | None,
 ) -> None:
-    """The image of one cell with its ledger. What was fetched before a kill waits in `partial` and is not fetched again."""
-    directory = partial / f"{cell.specimen_id}-{plan.digest[:16]}"
+    """The image of one cell with its ledger. What was fetched before a kill waits in `partial` and is not fetched again.
+
+    The image is linked and not moved, so that it is there until the work cache has published the cell.
+    """
+    directory = _partial(partial, plan)
     with address.connect() as source:
         ledger = download_cell(cell, plan, source, directory, connections=address.client.connections, progress=advance, **options)
-    target = root / image_store(cell.specimen_id)
-    target.parent.mkdir(parents=True)
-    os.replace(directory / IMAGE_NAME, target)
+    shutil.copytree(directory / IMAGE_NAME, root / image_store(cell.specimen_id), copy_function=os.link)
     write_table(TILES, ledger, root)
-    shutil.rmtree(directory)
+
+
+def _partial(partial: Path, plan: CellPlan) -> Path:
+    return partial / f"{plan.specimen_id}-{plan.digest[:16]}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- running

@@ -27,7 +27,8 @@ class Address:
         """The source, for as long as the context lasts."""
         with ExitStack() as stack:
             if self.source.kind in (SourceKind.demo, SourceKind.allen):
-                from brightfield.allen import BASE_URL, AllenSource
+                from brightfield.allen import AllenSource
+                from brightfield.allen_records import BASE_URL
 
                 yield AllenSource(stack.enter_context(HttpClient(self.client)), self.source.base_url or BASE_URL, quality=self.quality)
             else:
@@ -65,7 +66,7 @@ def source_name(source: SourceConfig) -> str:
     if source.kind == SourceKind.demo:
         return "demo"
     if source.kind == SourceKind.allen:
-        from brightfield.allen import BASE_URL
+        from brightfield.allen_records import BASE_URL
 
         return public_url(source.base_url or BASE_URL)
     return public_url(source.path)
