@@ -85,17 +85,21 @@ def align_cell(specimen_id: int, skeleton: Skeleton, pixels: Pixels, gates: Gate
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """A stretch as samples every `SAMPLE_UM`: position (m, 3) um, sideways unit vector (m, 2) in (y, x), tube radius (m,) um."""
+    """A stretch as samples every `SAMPLE_UM`: position (m, 3) um, sideways unit vector (m, 2) in (y, x), tube radius (m,) um.
+
+    nodes: indices of the nodes whose edges it follows.
+    """
 
     number: int
     label: int
+    nodes: list[int]
     length_um: float
     position: Reals
     normal: Reals
     radius: Reals
 
     def moved(self, position: Reals, normal: Reals) -> _Path:
-        return _Path(self.number, self.label, self.length_um, position, normal, self.radius)
+        return _Path(self.number, self.label, self.nodes, self.length_um, position, normal, self.radius)
 
 
 def _paths(skeleton: Skeleton, gates: Gates) -> Iterator[_Path]:
@@ -120,7 +124,7 @@ def _path(skeleton: Skeleton, nodes: NDArray[np.int64], number: int, r_min_um: f
     ahead = _along(arc, corner, np.minimum(at + 1.0, arc[-1])) - _along(arc, corner, np.maximum(at - 1.0, 0.0))
     outside = _outside_soma(skeleton, position)
     label = int(skeleton.label[nodes[0]])
-    return _Path(number, label, length_um, position[outside], _sideways(ahead)[outside], np.interp(at, arc, radius)[outside])
+    return _Path(number, label, chain[1:], length_um, position[outside], _sideways(ahead)[outside], np.interp(at, arc, radius)[outside])
 
 
 def _lengthened(skeleton: Skeleton, nodes: NDArray[np.int64]) -> list[int]:
@@ -210,7 +214,7 @@ def _mean(values: Reals) -> float:
 class _View:
     """The absorbance around one path, and how paths are laid over it.
 
-    tube: what is under the path. beside: the same without the traced tubes, so that a neighbour's stain is not taken for tissue.
+    tube: what is under the path. beside: the same without the other traced tubes, so that a neighbour's stain is not taken for tissue.
     """
 
     def __init__(self, tube: NDArray[np.int16], beside: NDArray[np.int16], grid: Grid, gates: Gates) -> None:
@@ -218,10 +222,10 @@ class _View:
         self._size = np.asarray(grid.voxel_size_zyx_um)
 
     @classmethod
-    def of(cls, pixels: Pixels, window: Window, skeleton: Skeleton | None, gates: Gates) -> _View:
-        """What a window of the stack shows; `skeleton` is what to leave out beside."""
+    def of(cls, pixels: Pixels, window: Window, gates: Gates, skeleton: Skeleton | None = None, own: Sequence[int] = ()) -> _View:
+        """What a window of the stack shows; beside, the edges of `skeleton` are left out, except those of the nodes `own`."""
         tube, grid = pixels.absorbance(window), pixels.grid.crop(window)
-        beside = tube if skeleton is None else _without(tube, grid, skeleton, 0.7, 1.4)
+        beside = tube if skeleton is None else _without(tube, grid, skeleton, 0.7, 1.4, own)
         return cls(tube, beside, grid, gates)
 
     def elsewhere(self, skeleton: Skeleton) -> _View:
@@ -274,11 +278,13 @@ def _symmetric(reach: float, step: float) -> Reals:
     return np.arange(-n, n + 1, dtype=np.float64) * step
 
 
-def _without(values: NDArray[np.int16], grid: Grid, skeleton: Skeleton, lateral_um: float, axial_um: float) -> NDArray[np.int16]:
-    """A copy that has NO_DATA within radius + margin of every edge; twice the margin around the soma."""
+def _without(
+    values: NDArray[np.int16], grid: Grid, skeleton: Skeleton, lateral_um: float, axial_um: float, own: Sequence[int] = ()
+) -> NDArray[np.int16]:
+    """A copy that has NO_DATA within radius + margin of every edge but those of the nodes `own`; twice the margin around the soma."""
     position = grid.to_voxel(skeleton.position_zyx_um)
     size = np.asarray(grid.voxel_size_zyx_um)
-    child = np.flatnonzero(skeleton.parent != ROOT)
+    child = np.setdiff1d(np.flatnonzero(skeleton.parent != ROOT), own)
     reach = np.array([axial_um, lateral_um, lateral_um]) / size + skeleton.radius_um[child, None] / size
     low = np.minimum(position[child], position[skeleton.parent[child]]) - reach
     high = np.maximum(position[child], position[skeleton.parent[child]]) + reach
@@ -300,7 +306,7 @@ def _measure(
     row: dict[str, Any] = {"stretch": path.number, "label": path.label, "length_um": round(path.length_um, 4), "n_samples": 0}
     here = _Contrast(np.empty(0), np.empty((0, 6), np.int16))
     if not _is_empty(window):
-        view = _View.of(pixels, window, skeleton, gates)
+        view = _View.of(pixels, window, gates, skeleton, path.nodes)
         here = view.contrast(path, 0.0, 0.0)
         rigid.add(view, path)
         row["n_samples"] = here.n_samples
@@ -542,7 +548,7 @@ def _transform_scores(skeleton: Skeleton, pixels: Pixels, gates: Gates, sd: floa
             moved = _transformed(path, name, pixels.grid)
             window = _window(pixels, moved.position, 4.0)
             if not _is_empty(window):
-                ridge = _nearby(_View.of(pixels, window, None, gates), moved)
+                ridge = _nearby(_View.of(pixels, window, gates), moved)
                 known = ridge > -np.inf
                 total, n = total + (ridge * len(path.position) if known else 0.0), n + known * len(path.position)
         if n >= 0.25 * sum(len(path.position) for path in chosen) and n:
