@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from brightfield.config import PatchesConfig
 from brightfield.errors import GridError
-from brightfield.patches import CLASSES_OF, KINDS, CellVoxels, Fetched, _median, darkest, patch_shape, quotas, sample, write_patches
+from brightfield.patches import CLASSES_OF, KINDS, CellVoxels, Fetched, _median, darkest, load_cell, patch_shape, quotas, sample
 from brightfield.raster import rasterize
 from brightfield.schema import NEURITE_LABELS, PATCHES, Label
 from brightfield.skeleton import Skeleton
@@ -303,6 +303,7 @@ def test_a_cell_of_a_dataset_is_sampled_alone(tmp_path: Path) -> None:
     whole = read_table(PATCHES, tmp_path / "dataset")
     of_cell = whole[whole["specimen_id"] == 102].reset_index(drop=True)
     fold = of_cell["fold"].iloc[0]
-    write_patches(tmp_path / "out", tmp_path / "dataset", 102, config, "val", int(fold))
+    again = sample(load_cell(tmp_path / "dataset", 102, config), config.patches, split="val", fold=int(fold))
+    write_table(PATCHES, again, tmp_path / "out")
     pd.testing.assert_frame_equal(read_table(PATCHES, tmp_path / "out"), of_cell)
     assert set(of_cell["difficulty"].dropna()) == {0.5}

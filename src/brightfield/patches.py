@@ -34,7 +34,7 @@ from brightfield.schema import (
 )
 from brightfield.skeleton import read_swc
 from brightfield.space import stack_grid, swc_to_stack_um
-from brightfield.tables import read_table, write_table
+from brightfield.tables import read_table
 from brightfield.volume import open_volume
 
 if TYPE_CHECKING:
@@ -154,11 +154,6 @@ def load_cell(root: Path, specimen_id: int, config: Config) -> CellVoxels:
         traced | {Label.SOMA},
         _by_node(skeleton.stretches(config.align.stretch_um), stretches),
     )
-
-
-def write_patches(out: Path, root: Path, specimen_id: int, config: Config, split: str, fold: int | None) -> None:
-    """Sample a cell of the dataset at `root` and write its rows of the `patches` table below `out`: one task of the work cache."""
-    write_table(PATCHES, sample(load_cell(root, specimen_id, config), config.patches, split=split, fold=fold), out)
 
 
 def _by_node(stretch: NDArray[np.int64], stretches: pd.DataFrame) -> NDArray[np.float64]:
