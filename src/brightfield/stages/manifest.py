@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,25 @@ from brightfield.config import Config, section_digest
 from brightfield.manifest import build_manifest
 from brightfield.nodes import export_swc, nodes_frame
 from brightfield.patches import load_cell, sample
-from brightfield.schema import ALIGNMENT, EXPORTS_DIR, LABEL_NAMES, LABEL_STATS, MANIFEST, NODES, PATCHES, SPLITS, Label, Split, keys_file
+from brightfield.schema import (
+    ALIGNMENT,
+    CHECKS_FILE,
+    EXPORTS_DIR,
+    LABEL_NAMES,
+    LABEL_STATS,
+    MANIFEST,
+    NODES,
+    PATCHES,
+    SPLITS,
+    Label,
+    Split,
+    keys_file,
+)
 from brightfield.source import Cell
 from brightfield.stages.cells import downloaded_cells, grid_of, markers_on_stack, skeleton_on_stack, stack_of
 from brightfield.stages.sources import source_name
 from brightfield.tables import read_table, write_table
-from brightfield.workcache import CellTask, WorkCache
+from brightfield.workcache import CellTask, WorkCache, write_json
 
 DECIDING = ("patches", "labels.r_min_um", "labels.face_planes", "align.stretch_um", "source.swc_origin", "image.level", "image.z_step")
 EARLIER = ("skeletons", "download", "rasterize", "align")
@@ -35,6 +49,7 @@ def run(config: Config, root: Path) -> None:
     findings = checks.run_checks(root)
     print(checks.as_text(findings))
     checks.refuse_errors(findings)
+    write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])
 
 
 def _tasks(config: Config, root: Path) -> dict[int, CellTask]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from brightfield.config import Config
 from brightfield.report import write_report
-from brightfield.schema import CHANGELOG_FILE
+from brightfield.schema import CHANGELOG_FILE, CHECKS_FILE, Finding, Severity
 
 
 def run(config: Config, root: Path) -> None:
     """Write the report, with the newest entry of the data changelog as what changed."""
-    print(f"report: {write_report(root, config, changes=_newest_changes(root))}")
+    told = json.loads((root / CHECKS_FILE).read_text(encoding="utf-8"))
+    findings = [Finding(**row | {"severity": Severity(row["severity"])}) for row in told]
+    print(f"report: {write_report(root, config, findings=findings, changes=_newest_changes(root))}")
 
 
 def _newest_changes(root: Path) -> str:
