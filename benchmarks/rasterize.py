@@ -109,6 +109,25 @@ def measure_cell(swc: Path, row: dict[str, str], threads: int) -> dict[str, floa
     }
 
 
+def write_all(files: list[Path], table: dict[str, dict[str, str]], threads: int) -> dict[str, float | int]:
+    """Every cell written, one after the other in this process: seconds and the highest memory above the imports."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def write() -> int:
+        connected = 0
+        for swc in files:
+            skeleton = read_swc(swc)
+            with tempfile.TemporaryDirectory() as folder:
+                grid = canvas(skeleton, table[swc.stem])
+                stats = write_labels(Path(folder) / "1", skeleton, grid, LabelPlan(), LabelRules(), threads=threads)
+            connected += stats.topology.n_components_by_tree == (1,) * skeleton.n_trees
+        return connected
+
+    wall, cpu, connected = clocked(write)
+    peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    return {"cells": len(files), "connected": connected, "wall_s": wall, "cpu_s": cpu, "peak_mb_above_imports": int(peak_mb)}
+
+
 def distance_over_inside(skeleton: Skeleton, grid: Grid, repeats: int = 3) -> dict[str, float]:
     """CPU seconds of label stores of kind inside and distance on one grid, the least of a few."""
     seconds = {}
@@ -184,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("BRIGHTFIELD_SHARED") or HERE.parent.parent / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with swc/ and cells/mouse_reconstructions_509.csv")
-    parser.add_argument("--cells", type=int, default=None, help="only the first N cells")
+    parser.add_argument("--cells", type=int, default=None, help="measure only N cells one by one, spread over all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", type=Path, default=None, help="the python of an environment with the peers")
     parser.add_argument("--peer-cell", default="320207387")
@@ -195,12 +214,11 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(measure_cell(options.one, table[options.one.stem], options.threads)))
         return
-    files = [p for p in sorted((options.data / "swc").glob("*.swc")) if p.stem in table][: options.cells]
+    everything = [p for p in sorted((options.data / "swc").glob("*.swc")) if p.stem in table]
+    files = everything[:: max(1, len(everything) // options.cells)] if options.cells else everything
     rows = []
-    print(
-        f"{'cell':>10} {'nodes':>6} {'Gvoxel':>7} {'wall s':>7} {'CPU s':>7} {'bare s':>7} {'ratio':>6} {'chunks':>6} {'MB':>6} {'peak MB':>7}"
-    )
-    started = time.perf_counter()
+    print("{:>10} {:>6} {:>7} {:>7} {:>7} {:>7} {:>6}".format("cell", "nodes", "Gvoxel", "wall s", "CPU s", "bare s", "ratio"), end=" ")
+    print("{:>6} {:>6} {:>7}".format("chunks", "MB", "peak MB"))
     for swc in files:
         command = [sys.executable, __file__, "--one", swc, "--data", options.data, "--threads", str(options.threads)]
         row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -210,7 +228,9 @@ def main() -> None:
         print(f"{row['bytes'] / 1e6:>6.2f} {row['peak_mb_above_imports']:>7}")
     keys = ("wall_s", "cpu_s", "bare_cpu_s", "cpu_over_bare", "bytes", "peak_mb_above_imports")
     medians = {key: float(np.median([row[key] for row in rows])) for key in keys}
-    print("median", {key: round(value, 3) for key, value in medians.items()}, f"all cells: {sum(row['wall_s'] for row in rows):.1f} s")
+    print("median", {key: round(value, 3) for key, value in medians.items()}, end="\n\n")
+    together = write_all(everything, table, options.threads)
+    print("all cells in one process:", {key: round(value, 1) for key, value in together.items()})
     middle = sorted(rows, key=lambda row: row["cpu_s"])[len(rows) // 2]["cell"]
     skeleton = read_swc(options.data / "swc" / f"{middle}.swc")
     ratio = distance_over_inside(skeleton, canvas(skeleton, table[middle]))
@@ -220,11 +240,11 @@ def main() -> None:
         print(row)
     report = {
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "numba": version("numba")},
+        "load_average": os.getloadavg(),
         "threads": options.threads,
         "cells": rows,
         "median": medians,
-        "all_cells_wall_s": sum(row["wall_s"] for row in rows),
-        "one_command_s": time.perf_counter() - started,
+        "all_cells": together,
         "distance_over_inside": {"cell": middle, **ratio},
         "peers": peers,
     }
