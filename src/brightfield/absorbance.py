@@ -76,7 +76,7 @@ class Pixels:
             return self.held[tuple(slice(low, high) for low, high in window)].copy()
         side = max(5, round(WINDOW_UM / self.grid.voxel_size_zyx_um[2]))
         step = side // 2
-        halo = side + 3 * step
+        halo = side // 2 + 2 * step  # the nearest median is half a step away, its neighbour one and a half, and both see half a side
         (z0, z1), (y0, y1), (x0, x1) = window
         wide = self.clipped(((z0, z1), (y0 - halo, y1 + halo), (x0 - halo, x1 + halo)))
         out = np.full((z1 - z0, y1 - y0, x1 - x0), NO_DATA, np.int16)
@@ -88,14 +88,12 @@ class Pixels:
         (_, (wy0, wy1), (wx0, wx1)) = wide
         rows, nearest_row = _lattice(wy0, wy1, y0, y1, step)
         columns, nearest_column = _lattice(wx0, wx1, x0, x1, step)
-        inner = np.s_[y0 - wy0 : y1 - wy0, x0 - wx0 : x1 - wx0]
         for plane in range(z1 - z0):
             if valid[plane].any():
                 medians = _medians(raw[plane], valid[plane], rows, columns, side // 2, max(2, side // 8), _LEAST_VALID)
-                background = _brightest(medians)[np.ix_(nearest_row, nearest_column)]
-                known = valid[plane][inner] & (background >= 0)
-                values = logs[background.clip(0)] - logs[raw[plane][inner]]
-                out[plane] = np.where(known, values, NO_DATA)
+                inner = raw[plane, y0 - wy0 : y1 - wy0, x0 - wx0 : x1 - wx0]
+                known = valid[plane, y0 - wy0 : y1 - wy0, x0 - wx0 : x1 - wx0]
+                _fill(out[plane], inner, known, _brightest(medians), nearest_row, nearest_column, logs)
         return out
 
 
@@ -143,3 +141,13 @@ def _medians(plane, valid, rows, columns, half, stride, least_valid):  # type: i
             if n >= least_valid * len(values):
                 out[i, j] = np.partition(values[:n], n // 2)[n // 2]
     return out
+
+
+@njit(cache=True, nogil=True)
+def _fill(out, grey, known, background, row, column, logs):  # type: ignore[no-untyped-def]
+    """Absorbance of one plane where its pixels and their background are known."""
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            light = background[row[y], column[x]]
+            if known[y, x] and light >= 0:
+                out[y, x] = logs[light] - logs[grey[y, x]]
