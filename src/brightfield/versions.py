@@ -20,6 +20,7 @@ from brightfield.errors import CheckError, ConfigError, SourceError, TableError,
 from brightfield.schema import (
     CARD_FILE,
     CELLS,
+    CHANGELOG_FILE,
     CROISSANT_FILE,
     IMAGES_DIR,
     LABELS_DIR,
@@ -36,7 +37,6 @@ from brightfield.schema import (
 if TYPE_CHECKING:
     import pandas as pd
 
-CHANGELOG_FILE = Path("DATA_CHANGELOG.md")
 FIRST_VERSION = "v1.0.0"
 WORKING_TREE = "the working tree"
 
@@ -320,8 +320,10 @@ def release(root: Path, *, dry_run: bool = False) -> Release:
         version, notes = next_version(last, difference.bump), difference.as_text()
     if not dry_run:
         _write_changelog(root, version, notes)
+        _rebuild_readers(root)
+        _git(root, "add", "--update", ".")
         _git(root, "add", str(CHANGELOG_FILE))
-        _git(root, "commit", "-q", "-m", f"Data {version}", "--", str(CHANGELOG_FILE))
+        _git(root, "commit", "-q", "-m", f"Data {version}")
         _git(root, "tag", "-a", version, "-m", f"Data {version}")
     return Release(version, notes, done=not dry_run)
 
@@ -352,6 +354,15 @@ def _dvc_status(root: Path) -> list[str]:
 
     with Repo(str(root)) as repo:
         return sorted(repo.status())
+
+
+def _rebuild_readers(root: Path) -> None:
+    """Run the stages that read the changelog again: the report shows its newest entry."""
+    if behind := _dvc_status(root):
+        from dvc.repo import Repo
+
+        with Repo(str(root)) as repo:
+            repo.reproduce(behind)
 
 
 def _last_version(root: Path) -> str | None:
