@@ -21,7 +21,7 @@ import pandas as pd
 
 from brightfield.card import write_card, write_croissant
 from brightfield.config import Config
-from brightfield.manifest import HASH_THREADS, StoreHasher, build_manifest
+from brightfield.manifest_table import HASH_THREADS, StoreHasher, build_manifest
 from brightfield.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, TABLES, image_store, label_store, skeleton_file
 from brightfield.splitting import assign
 from brightfield.tables import read_table, write_table

@@ -80,7 +80,7 @@ def _redescribe(root: Path) -> None:
 
 def _rehash(root: Path) -> None:
     """The manifest's hashes of the volumes as they are now."""
-    from brightfield.manifest import build_manifest
+    from brightfield.manifest_table import build_manifest
 
     write_table(MANIFEST, build_manifest(root, dataset_config(), source_url="test"), root)
     _redescribe(root)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from brightfield import cli, config
 from brightfield.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
 

@@ -48,6 +48,12 @@ def test_only_the_command_line_and_stages_know_stages(name: str) -> None:
     assert not (name.startswith("stages.") and "cli" in upward)
 
 
+def test_no_module_hides_a_public_function() -> None:
+    public = {"open_cell", "manifest"}  # importing a module of that name would replace the function in the package
+    assert public <= set(dir(brightfield))
+    assert not public & set(_modules())
+
+
 @pytest.mark.parametrize("name", sorted(GROUND))
 def test_the_ground_floor_stands_on_nothing(name: str) -> None:
     assert GRAPH[name] <= GROUND

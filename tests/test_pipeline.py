@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from brightfield import cli, config
 from brightfield.algorithm import PLUMBING, module_closure
 

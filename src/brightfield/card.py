@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import brightfield
 from brightfield.config import Config, SourceKind
 from brightfield.errors import TableError
-from brightfield.manifest import file_sha256, terms
+from brightfield.manifest_table import file_sha256, terms
 from brightfield.schema import (
     CARD_FILE,
     CROISSANT_FILE,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from brightfield import card
 from brightfield.config import Config, load, section_digest
 from brightfield.errors import BrightfieldError, CheckError, StackError, TableError
-from brightfield.manifest import DECIDING_GROUPS, NOT_STATED, StoreHasher, file_sha256, named_files
+from brightfield.manifest_table import DECIDING_GROUPS, NOT_STATED, StoreHasher, file_sha256, named_files
 from brightfield.patches import Fetched, centre_of
 from brightfield.schema import (
     ALIGNMENT_CELLS,

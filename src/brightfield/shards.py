@@ -7,11 +7,13 @@ zarr-python can write it too, but piece by piece; spans and tiles come shard by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -188,6 +190,63 @@ def decode_index(spec: ArraySpec, tail: bytes, name: str) -> NDArray[np.uint64]:
     if len(tail) != spec.index_bytes or _checksum(raw) != checksum:
         raise StackError("the shard is damaged (its index fails the checksum); delete it and fetch it again with `dvc pull`", path=name)
     return np.frombuffer(raw, "<u8").reshape(*spec.chunks_per_shard_zyx, 2)
+
+
+def read_window(spec: ArraySpec, shard_path: Callable[[Index], Path], window: Window) -> NDArray[Any]:
+    """The voxels of a half-open box within the array, read straight from its shard files: only the inner chunks that the box meets.
+
+    shard_path: the file of a shard; one that does not exist holds fill values. Raises StackError for a chunk that fails its checksum.
+    """
+    out = np.full([high - low for low, high in window], spec.fill_value, spec.dtype)
+    for shard in _met(window, spec.shard_zyx):
+        path = shard_path(shard)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            continue
+        with file:
+            file.seek(-min(spec.index_bytes, path.stat().st_size), os.SEEK_END)
+            index = decode_index(spec, file.read(), str(path))
+            for chunk in _met(_overlap(window, shard, spec.shard_zyx), spec.chunk_zyx):
+                inner = _index(np.subtract(chunk, np.multiply(shard, spec.chunks_per_shard_zyx)))
+                offset, n_bytes = (int(value) for value in index[inner])
+                if offset != _MISSING:
+                    file.seek(offset)
+                    _lay(_decode_chunk(spec, file.read(n_bytes), path), chunk, window, out)
+    return out
+
+
+def _met(window: Window, size_zyx: Shape) -> Iterator[Index]:
+    """The blocks of a regular division that a box meets; none for an empty box."""
+    ranges = (range(low // size, -(-high // size)) if low < high else () for (low, high), size in zip(window, size_zyx, strict=True))
+    yield from product(*ranges)
+
+
+def _overlap(window: Window, index_zyx: Index, size_zyx: Shape) -> Window:
+    """What a box and a block share."""
+    z, y, x = ((max(low, i * n), min(high, (i + 1) * n)) for (low, high), i, n in zip(window, index_zyx, size_zyx, strict=True))
+    return (z, y, x)
+
+
+def _lay(voxels: NDArray[Any], chunk_zyx: Index, window: Window, out: NDArray[Any]) -> None:
+    """Put a decoded chunk where it belongs in the voxels of a box."""
+    shared = _overlap(window, chunk_zyx, _shape_of(voxels))
+    there = tuple(slice(low - first, high - first) for (low, high), (first, _) in zip(shared, window, strict=True))
+    here = tuple(slice(low - i * n, high - i * n) for (low, high), i, n in zip(shared, chunk_zyx, voxels.shape, strict=True))
+    out[there] = voxels[here]
+
+
+def _shape_of(voxels: NDArray[Any]) -> Shape:
+    z, y, x = voxels.shape
+    return (z, y, x)
+
+
+def _decode_chunk(spec: ArraySpec, raw: bytes, path: Path) -> NDArray[Any]:
+    data, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
+    if _checksum(data) != checksum:
+        raise StackError("the shard is damaged (a chunk fails its checksum); delete it and fetch it again with `dvc pull`", path=path)
+    blosc.use_threads = False
+    return np.frombuffer(blosc.decompress(data), spec.dtype).reshape(spec.chunk_zyx)
 
 
 def stored_in(index: NDArray[np.uint64]) -> NDArray[np.int64]:

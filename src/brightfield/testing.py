@@ -269,7 +269,7 @@ def publish(root: Path, config: Config) -> None:
     import pandas as pd
 
     from brightfield.card import write_card, write_croissant
-    from brightfield.manifest import build_manifest, file_sha256
+    from brightfield.manifest_table import build_manifest, file_sha256
     from brightfield.patches import load_cell, sample
     from brightfield.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, skeleton_file
     from brightfield.splitting import assign

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from brightfield.errors import GridError, StackError
-from brightfield.shards import ArraySpec, Chunk, Index, decode_index, encode_shard, shard_parts, stored_in, to_json
+from brightfield.shards import ArraySpec, Chunk, Index, decode_index, encode_shard, read_window, shard_parts, stored_in, to_json
 from brightfield.space import Grid, Shape, Window
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ class Volume:
         box = self.grids[level].window if window is None else window
         if not all(0 <= lo <= hi <= n for (lo, hi), n in zip(box, shape, strict=True)):
             raise GridError(f"window {box} is not within level {level} of shape {shape}; cut it at the volume's end")
+        if self._ours[level]:
+            return read_window(self.specs[level], partial(self.shard_path, level), box)
         (z0, z1), (y0, y1), (x0, x1) = box
         try:
             return np.asarray(self.arrays[level][z0:z1, y0:y1, x0:x1])
@@ -140,6 +142,14 @@ class Volume:
             raise StackError(
                 f"voxels {box} cannot be decoded: {error}; delete the volume and fetch it again with `dvc pull`", path=where
             ) from error
+
+    @cached_property
+    def _ours(self) -> tuple[bool, ...]:
+        """Per level, whether it lies here and is laid out as `create_volume` does: its shards are then read directly."""
+        if self.path is None:
+            return (False,) * len(self.specs)
+        files = [self.path / str(level) / "zarr.json" for level in range(len(self.specs))]
+        return tuple(file.read_text(encoding="utf-8") == spec.metadata_json() for file, spec in zip(files, self.specs, strict=True))
 
     def shard_path(self, level: int, shard_index_zyx: Index) -> Path:
         """The file of a shard; it exists exactly when the shard is finished and not empty."""

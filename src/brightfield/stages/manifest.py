@@ -12,7 +12,7 @@ from brightfield import checks
 from brightfield.card import write_card, write_croissant
 from brightfield.compute import Engine
 from brightfield.config import Config, section_digest
-from brightfield.manifest import build_manifest
+from brightfield.manifest_table import build_manifest
 from brightfield.nodes import export_swc, nodes_frame
 from brightfield.patches import load_cell, sample
 from brightfield.schema import (

@@ -15,7 +15,7 @@ import pytest
 
 from brightfield.config import Config, SourceConfig, SourceKind
 from brightfield.errors import TableError
-from brightfield.manifest import NOT_STATED, StoreHasher, build_manifest, file_sha256, named_files, terms
+from brightfield.manifest_table import NOT_STATED, StoreHasher, build_manifest, file_sha256, named_files, terms
 from brightfield.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST, SPLITS, image_store, skeleton_file
 from brightfield.skeleton import read_swc
 from brightfield.tables import read_table, reference_page, write_table
