@@ -50,7 +50,7 @@ def test_only_the_command_line_and_stages_know_stages(name: str) -> None:
 
 def test_no_module_hides_a_public_function() -> None:
     public = {"open_cell", "manifest"}  # importing a module of that name would replace the function in the package
-    assert public <= set(dir(brightfield))
+    assert public <= set(brightfield.__all__)
     assert not public & set(_modules())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from brightfield.errors import ConfigError
 
@@ -61,7 +62,8 @@ class Faults:
     @classmethod
     def everything(cls, share: float, *, seed: int = 0) -> Faults:
         """`share` of all answers goes wrong, every kind of fault equally often."""
-        return replace(cls(seed=seed), **dict.fromkeys(map(str, Fault), share / len(Fault)))
+        shares: dict[str, Any] = dict.fromkeys(map(str, Fault), share / len(Fault))
+        return cls(seed=seed, **shares)
 
     @classmethod
     def parse(cls, text: str) -> Faults:
