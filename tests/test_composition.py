@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from brightfield.composition import assignment, check, compose, dump, reference, require_fresh, write_params
-from brightfield.config import load, validate
+from brightfield.config import load, plain, validate
 from brightfield.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -48,7 +48,11 @@ def test_every_choice_of_every_group_composes(path: Path) -> None:
         "ood_line": ["split.hold_out_line=x"],
         "species": ["split.hold_out_species=x"],
     }
-    compose([f"{path.parent.name}={path.stem}", *needed.get(path.stem, [])], REPOSITORY)
+    composed = plain(compose([f"{path.parent.name}={path.stem}", *needed.get(path.stem, [])], REPOSITORY))
+    chosen = yaml.safe_load(path.read_text()) or {}
+    chosen.pop("defaults", None)
+    for group, values in chosen.items() if "@package _global_" in path.read_text() else [(path.parent.name, chosen)]:
+        assert {key: composed[group][key] for key in values} == values
 
 
 def test_what_was_recorded_composes_to_the_same(root: Path) -> None:
