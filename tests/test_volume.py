@@ -219,3 +219,14 @@ def test_what_is_no_volume_is_named(tmp_path: Path) -> None:
 def test_colours_and_names_are_for_the_same_labels() -> None:
     with pytest.raises(ValueError, match="OME-Zarr wants them equal"):
         LabelMeta({0: (0, 0, 0, 0)}, "x", {1: "soma"})
+
+
+def test_a_window_read_directly_is_what_zarr_reads(tmp_path: Path) -> None:
+    volume = new(tmp_path)
+    write(volume, 0, noise(GRID.shape_zyx))
+    volume.shard_path(0, volume.stored_shards()[-1]).unlink()  # an absent shard is fill value
+    found = open_volume(tmp_path)
+    random = np.random.default_rng(5)
+    for _ in range(60):
+        z, y, x = (tuple(sorted(random.integers(0, n + 1, 2).tolist())) for n in GRID.shape_zyx)
+        assert np.array_equal(found.read((z, y, x)), found[slice(*z), slice(*y), slice(*x)])
