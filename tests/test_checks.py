@@ -111,6 +111,15 @@ def test_a_sound_dataset_has_no_findings(sound: Path) -> None:
     refuse_errors(findings)
 
 
+def test_the_same_trouble_in_many_cells_is_told_once() -> None:
+    many = [Finding(Severity.WARNING, "terms", "no licence", cell, "set source.license") for cell in range(500)]
+    text = as_text([Finding(Severity.ERROR, "hashes", "another content", 3, "build again"), *many])
+    assert len(text.splitlines()) == 2 + 5 + 1
+    assert "and 497 more such, 500 cells in all" in text
+    assert text.count("set source.license") == 1
+    assert text.endswith("1 error, 500 warning, 0 info")
+
+
 def test_every_check_is_in_the_list_once() -> None:
     names = [check.__name__ for check in CHECKS]
     assert len(set(names)) == len(names)

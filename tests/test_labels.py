@@ -334,6 +334,14 @@ def test_a_skeleton_in_other_units_is_refused_by_name(scale, message):
         check_fit(spread(scale), FULL)
 
 
+def test_a_skeleton_that_leaves_its_image_a_little_is_not_called_a_wrong_unit():
+    positions = np.linspace([20, 100, 100], [20, 100, 705], 300)
+    past_the_edge = Skeleton(np.arange(300), [1] + [3] * 299, positions, np.full(300, 0.5), np.arange(300) - 1)
+    (finding,) = (found for found in check_fit(past_the_edge, FULL) if found.check == "nodes-outside")
+    assert 0 < int(finding.message.split()[0]) < 30
+    assert "look" not in finding.remedy
+
+
 def test_a_z_scale_that_is_off_is_told():
     with pytest.raises(GridError, match="z were in planes"):
         check_fit(spread((1 / 0.28, 1, 1)), FULL)

@@ -136,15 +136,21 @@ def refuse_errors(findings: list[Finding]) -> None:
         raise CheckError(f"{len(errors)} finding(s) forbid to publish\n{as_text(errors)}")
 
 
-def as_text(findings: list[Finding]) -> str:
-    """Findings for people: one per line with what to do, and a summary."""
-    lines = []
+def as_text(findings: list[Finding], per_remedy: int = 3) -> str:
+    """Findings for people, with what to do, and a summary; of those that call for the same remedy the first `per_remedy` in words."""
+    alike: dict[tuple[Severity, str, str], list[Finding]] = {}
     for finding in findings:
-        cell = "" if finding.specimen_id is None else f"cell {finding.specimen_id}: "
-        lines.append(
-            f"{finding.severity.upper():<8}{finding.check}: {cell}{finding.message}"
-            + (f"\n        -> {finding.remedy}" if finding.remedy else "")
-        )
+        alike.setdefault((finding.severity, finding.check, finding.remedy), []).append(finding)
+    lines = []
+    for (severity, check, remedy), group in alike.items():
+        for finding in group[:per_remedy]:
+            cell = "" if finding.specimen_id is None else f"cell {finding.specimen_id}: "
+            lines.append(f"{severity.upper():<8}{check}: {cell}{finding.message}")
+        if group[per_remedy:]:
+            cells = len({finding.specimen_id for finding in group})
+            lines.append(f"        and {len(group) - per_remedy} more such, {cells} cells in all (`brightfield check --json` lists them)")
+        if remedy:
+            lines.append(f"        -> {remedy}")
     counts = ", ".join(f"{sum(f.severity is severity for f in findings)} {severity}" for severity in reversed(Severity))
     return "\n".join([*lines, counts])
 

@@ -43,6 +43,8 @@ _BYTES_PER_EMPTY_VOXEL = 2e-4
 _ENOUGH_PATH_UM = 200.0
 _AXIAL_SHARE = (0.08, 0.5)
 """Real cells: 0.13 to 0.35 in 56 of 56; z in planes or scaled twice moves it by a factor of up to 3.6."""
+_MISREAD_SHARE = 0.2
+"""Of the nodes outside the image: fewer are a skeleton that leaves it, more are a unit misread."""
 _NONE: Runs = np.empty((0, 5), np.int32)
 
 type ReasonsOf = Callable[[int, Grid], Runs]
@@ -224,15 +226,10 @@ def check_fit(skeleton: Skeleton, grid: Grid) -> tuple[Finding, ...]:
     position = skeleton.position_zyx_um
     n_out = int(np.count_nonzero(~grid.contains(position)))
     findings = []
-    if n_out * 2 > len(skeleton):
-        raise GridError(_misfit(position, n_out, grid))
     if n_out:
-        low, high = (tuple(round(float(v), 1) for v in corner) for corner in (position.min(axis=0), position.max(axis=0)))
-        message = f"{n_out} of {len(skeleton)} nodes lie outside the image: nodes span (z, y, x) {low} to {high} um, {_extent(grid)}"
-        hint = _better_scale(position, grid)
-        remedy = (
-            f"the coordinates look {hint}" if hint else "what lies outside is not painted; check the image's size and the skeleton's frame"
-        )
+        message, remedy = _misfit(position, n_out, grid)
+        if n_out * 2 > len(skeleton):
+            raise GridError(f"{message}; {remedy}")
         findings.append(Finding(Severity.WARNING, "nodes-outside", message, remedy=remedy))
     steep = _axial_share(skeleton)
     if steep is not None and not _AXIAL_SHARE[0] <= steep <= _AXIAL_SHARE[1]:
@@ -266,18 +263,19 @@ def estimated_bytes(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: Labe
     return int(_BYTES_PER_ROW * (rows_z * rows_y).sum() + in_boxes * _BYTES_PER_EMPTY_VOXEL)
 
 
-def _misfit(position: NDArray[np.float64], n_out: int, grid: Grid) -> str:
-    low, high = (tuple(round(float(v), 1) for v in corner) for corner in (position.min(axis=0), position.max(axis=0)))
-    hint = _better_scale(position, grid)
-    advice = (
-        f"the coordinates look {hint}: convert them to micrometres" if hint else "check that the SWC belongs to this image, and its frame"
+def _misfit(position: NDArray[np.float64], n_out: int, grid: Grid) -> tuple[str, str]:
+    """How a skeleton does not fit an image, and what to do."""
+    (low, high), (first, last) = (
+        [tuple(round(float(v), 1) for v in corner) for corner in corners]
+        for corners in ((position.min(axis=0), position.max(axis=0)), grid.extent_zyx_um)
     )
-    return f"{n_out} of {len(position)} nodes lie outside the image: nodes span (z, y, x) {low} to {high} um, {_extent(grid)}; {advice}"
-
-
-def _extent(grid: Grid) -> str:
-    low, high = grid.extent_zyx_um
-    return f"the image {tuple(round(v, 1) for v in low)} to {tuple(round(v, 1) for v in high)}"
+    message = (
+        f"{n_out} of {len(position)} nodes lie outside the image: nodes span (z, y, x) {low} to {high} um, the image {first} to {last}"
+    )
+    hint = _better_scale(position, grid) if n_out > _MISREAD_SHARE * len(position) else ""
+    if hint:
+        return message, f"the coordinates look {hint}: convert them to micrometres"
+    return message, "what lies outside is not painted; check that the SWC belongs to this image, and its frame"
 
 
 def _better_scale(position: NDArray[np.float64], grid: Grid) -> str:

@@ -1,0 +1,91 @@
+"""All seven stages on somebody's own stacks, as a microscopist runs them: a real DVC, killed in every stage, on two unlike machines."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import tifffile
+import yaml
+
+from brightfield.skeleton import format_swc
+from brightfield.space import Grid
+from brightfield.testing import cable, stain
+from repositories import REPOSITORY, command
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_home")]
+
+CELLS = (11, 12, 13, 14)
+STEPS = {"download": "download", "rasterize": "rasterize", "align": "align", "manifest": "manifest"}
+"""Stages that work cell by cell, and the folder of the work cache that shows their progress."""
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory per cell with a file per plane and an SWC, and a table that says which mouse a cell is of."""
+    root = tmp_path_factory.mktemp("stacks")
+    grid = Grid((40, 260, 420), (0.28, 0.1144, 0.1144), (0.0, 0.0, 0.0))
+    for cell in CELLS:
+        skeleton = cable(20.0 + cell, start_zyx_um=(5.0, 14.0, 6.0))
+        (root / str(cell)).mkdir()
+        (root / str(cell) / f"{cell}.swc").write_bytes(format_swc(skeleton))
+        for number, plane in enumerate(stain(skeleton, grid, seed=cell), start=1):
+            tifffile.imwrite(root / str(cell) / f"z{number}.tif", plane)
+    rows = [f"{cell},{cell // 2},mouse {cell}" for cell in CELLS]
+    (root / "cells.csv").write_text("\n".join(["directory,donor_id,name", *rows, ""]))
+    return root
+
+
+def checkout(root: Path, stacks: Path, *overrides: str) -> Path:
+    """The files that git tracks, as a repository of its own that is configured for `stacks`."""
+    for name in command(REPOSITORY, "git", "ls-files", "-z").strip("\0").split("\0"):
+        if not name.startswith(("tests/", "benchmarks/", "docs/")) and (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, root / name)
+    command(root, "git", "init", "-q")
+    place = [f"source.path={stacks}", f"source.metadata={stacks / 'cells.csv'}", "source.pixel_um=0.1144", "source.plane_um=0.28"]
+    command(root, "brightfield", "config", "source=folder", *place, "image.level=0", "image.z_step=1", *overrides)
+    return root
+
+
+def finished(root: Path, step: str) -> list[Path]:
+    return [path for path in (root / ".work" / step).glob("*") if not path.name.startswith(".")]
+
+
+def kill_once_a_cell_is_finished(root: Path, stage: str, step: str) -> None:
+    process = subprocess.Popen(["dvc", "repro", "-s", stage], cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not finished(root, step):
+        time.sleep(0.002)
+    assert process.poll() is None, f"{stage} ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(
+    stacks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker and a kill in each stage on one side; two workers, a deeper path, another time zone and locale on the other."""
+    killed = checkout(tmp_path / "a", stacks, "compute.workers=1")
+    for stage in yaml.safe_load((killed / "dvc.yaml").read_text())["stages"]:
+        if stage in STEPS:
+            kill_once_a_cell_is_finished(killed, stage, STEPS[stage])
+            kept = len(finished(killed, STEPS[stage]))
+            told = command(killed, "dvc", "repro", "-s", stage)
+            (counts,) = re.findall(rf"^{STEPS[stage]}: (\d+) computed, (\d+) found", told, re.MULTILINE)
+            assert (int(counts[0]), int(counts[1])) == (len(CELLS) - kept, kept)
+            assert 0 < kept < len(CELLS)
+        else:
+            command(killed, "dvc", "repro", "-s", stage)
+
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
+    elsewhere = checkout(tmp_path / "some where" / "deeper" / "b", stacks, "compute.workers=2")
+    command(elsewhere, "dvc", "repro")
+    for name in ("dvc.lock", "reports/metrics.json"):
+        assert (elsewhere / name).read_bytes() == (killed / name).read_bytes()
