@@ -272,7 +272,7 @@ def _pickled(answer: tuple[str, Any]) -> bytes:
 
 def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
     """Through dask.distributed. Never more tasks out than workers: a dying worker puts all its tasks under suspicion."""
-    distributed = _import_cluster("distributed", "pipeline")
+    distributed = _import_cluster("distributed")
     with _client(engine) as client:
         waiting, attempts = deque(tasks), dict.fromkeys(tasks, 0)
         running = distributed.as_completed()
@@ -299,7 +299,7 @@ def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Ite
 
 
 def _client(engine: Engine) -> Any:
-    distributed = _import_cluster("distributed", "pipeline")
+    distributed = _import_cluster("distributed")
     if engine.scheduler == "slurm":
         return _slurm_client(distributed, engine)
     if not engine.address:
@@ -312,7 +312,7 @@ def _client(engine: Engine) -> Any:
 
 
 def _slurm_client(distributed: Any, engine: Engine) -> Any:
-    jobqueue = _import_cluster("dask_jobqueue", "dask-jobqueue")
+    jobqueue = _import_cluster("dask_jobqueue")
     cluster = jobqueue.SLURMCluster(
         cores=1,
         processes=1,
@@ -341,8 +341,8 @@ class _Owning:
         self.cluster.close()
 
 
-def _import_cluster(module: str, extra: str) -> Any:
+def _import_cluster(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"compute.scheduler needs {module}: pip install 'brightfield[{extra}]'") from error
+        raise ConfigError(f"compute.scheduler needs {module}: pip install 'brightfield[pipeline]'") from error
