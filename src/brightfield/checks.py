@@ -100,7 +100,7 @@ class Dataset:
         """The manifest."""
         return read_table(MANIFEST, self.root)
 
-    @property
+    @cached_property
     def taken(self) -> pd.DataFrame:
         """The rows of the manifest that are not excluded."""
         return self.manifest[self.manifest["split"] != Split.EXCLUDED]

@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brightfield.checks import run_checks
+from brightfield.checks import Dataset, run_checks
 from brightfield.errors import StackError
 from brightfield.pictures import Overlay, Picture, centre_voxel, colour, overlay, projection, slices
 from brightfield.schema import (
     ALIGNMENT,
     ALIGNMENT_CELLS,
-    CELLS,
     FINDINGS,
     LABEL_NAMES,
     LABEL_STATS,
-    MANIFEST,
     METRICS_FILE,
     NODES,
     PATCHES,
@@ -83,28 +81,13 @@ class CellPage:
     findings: Sequence[Row]
 
 
-class Material:
-    """The built dataset below `root`, each table read once."""
+class Material(Dataset):
+    """The built dataset below `root` and what its checks found, each table read once."""
 
     def __init__(self, root: Path, config: Config, findings: Sequence[Finding]) -> None:
-        self.root = root
+        super().__init__(root)
         self.config = config
         self.checks = findings
-
-    @cached_property
-    def cells(self) -> pd.DataFrame:
-        """Every cell the source knows."""
-        return read_table(CELLS, self.root)
-
-    @cached_property
-    def manifest(self) -> pd.DataFrame:
-        """The cells of the dataset, excluded ones with their reason."""
-        return read_table(MANIFEST, self.root)
-
-    @cached_property
-    def taken(self) -> pd.DataFrame:
-        """The rows of the manifest that are on a side."""
-        return self.manifest[self.manifest["split"] != Split.EXCLUDED]
 
     @cached_property
     def alignment(self) -> pd.DataFrame:
