@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from brightfield import absorbance
 from brightfield.absorbance import Pixels
-from brightfield.alignment import Alignment, Gates, align_cell
+from brightfield.alignment import Alignment, align_cell
+from brightfield.contrast import Gates
 from brightfield.phantom import ArborPlan, flipped, grow, shifted, z_scaled
 from brightfield.schema import ALIGNMENT, ALIGNMENT_CELLS, Grade, Label, Verdict
 from brightfield.skeleton import Skeleton

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brightfield.absorbance import Pixels
-from brightfield.alignment import Gates, align_cell
+from brightfield.alignment import align_cell
 from brightfield.compute import Engine
 from brightfield.config import Config, section_digest
+from brightfield.contrast import Gates
 from brightfield.schema import ALIGNMENT, ALIGNMENT_CELLS, TILES, Grade, image_store, skeleton_file
 from brightfield.source import Cell
 from brightfield.stages.cells import downloaded_cells, file_digest, rows_digest, skeleton_on_stack
