@@ -11,15 +11,29 @@ import pytest
 
 from brightfield.testing import make_dataset
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_first_python_block(page: str) -> dict[str, Any]:
+    """The names that the page's first Python block leaves behind."""
+    names: dict[str, Any] = {}
+    block = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[0]
+    exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_the_readme_opens_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = run_first_python_block("README.md")
+    assert names["cell"].specimen_id in set(names["train"]["specimen_id"])
+    assert names["cell"].image[8:10, 20:30, 40:50].any()
 
 
 def test_the_loader_of_the_training_guide_gives_stain_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dataset(tmp_path)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    first = re.findall(r"```python\n(.*?)```", (DOCS / "how-to/train.md").read_text(), re.DOTALL)[0]
-    exec(compile(first, "train.md", "exec"), names)
+    names = run_first_python_block("docs/how-to/train.md")
     patches = names["train"]
     assert len(patches) > 10
     assert len(set(patches.table["specimen_id"])) == names["weights"].sum().round(6)
