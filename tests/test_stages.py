@@ -89,3 +89,9 @@ def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(
     command(elsewhere, "dvc", "repro")
     for name in ("dvc.lock", "reports/metrics.json"):
         assert (elsewhere / name).read_bytes() == (killed / name).read_bytes()
+
+
+def test_a_plan_of_stacks_that_cannot_be_taken_says_why_and_what_to_do(stacks: Path, tmp_path: Path) -> None:
+    root = checkout(tmp_path, stacks)
+    told = command(root, "brightfield", "plan", "source=folder", f"source.path={stacks}", ok=False)
+    assert "no cell of 4 is selected: 4 x the files do not say their pixel_um; set source.pixel_um" in told

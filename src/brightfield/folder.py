@@ -251,7 +251,7 @@ class FolderSource:
 
     def _describe(self, specimen_id: int, stack: OpenStack) -> Stack:
         """Geometry and planes; numbers without a file are missing planes."""
-        pixel_um, plane_um = self._voxel_um(specimen_id, stack)
+        pixel_um, plane_um = self._voxel_um(stack)
         present = set(stack.numbers)
         first, last = stack.numbers[0], stack.numbers[-1]
         planes = tuple(
@@ -263,17 +263,17 @@ class FolderSource:
         height, width = stack.shape_yx
         return Stack(specimen_id, width, height, pixel_um, plane_um, planes, bits=8 * stack.dtype.itemsize)
 
-    def _voxel_um(self, specimen_id: int, stack: OpenStack) -> tuple[float, float]:
+    def _voxel_um(self, stack: OpenStack) -> tuple[float, float]:
         """Pixel and plane size: the configuration's, else the files'. Raises StackError where neither says."""
         size = stack.size
         if size.x_um and size.y_um and abs(size.x_um - size.y_um) > 1e-3 * size.x_um and not self._config.pixel_um:
-            raise StackError(f"cell {specimen_id}: pixels are {size.y_um} x {size.x_um} um; expected squares, or set source.pixel_um")
+            raise StackError(f"pixels are {size.y_um} x {size.x_um} um; expected squares, or set source.pixel_um")
         known = CHALLENGE_UM if self._is_challenge else (0.0, 0.0)
         pixel_um = self._config.pixel_um or size.x_um or size.y_um or known[0]
         plane_um = self._config.plane_um or size.z_um or known[1]
         for value, key in ((pixel_um, "pixel_um"), (plane_um, "plane_um")):
             if not value:
-                raise StackError(f"cell {specimen_id}: the files do not say their {key}; set source.{key} to it, in um")
+                raise StackError(f"the files do not say their {key}; set source.{key} to it, in um")
         return pixel_um, plane_um
 
 

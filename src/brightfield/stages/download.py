@@ -94,9 +94,10 @@ def _cells_to_plan(config: Config, root: Path) -> tuple[Cell, ...]:
     if built:
         return selected_cells(root)
     from brightfield.selection import cells_of
-    from brightfield.stages.query import ask
+    from brightfield.stages.query import ask, refuse_nothing
 
     cells, planes = ask(config)
+    refuse_nothing(cells)
     return cells_of(cells[cells["selected"]], planes)
 
 

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 def run(config: Config, root: Path) -> None:
     """Write the cells and planes tables, from the committed snapshot where there is one, else from the source."""
     cells, planes = _from_snapshot(config, root) if _has_snapshot(root) else ask(config)
-    if not cells["selected"].any():
-        reasons = cells["reason"].value_counts().to_dict()
-        raise SourceError(f"no cell of {len(cells)} is selected; widen `source` in the configuration. Reasons: {reasons}")
+    refuse_nothing(cells)
     write_table(CELLS, cells, root)
     write_table(PLANES, planes, root)
     print(f"query: {int(cells['selected'].sum())} of {len(cells)} cells selected")
+
+
+def refuse_nothing(cells: pd.DataFrame) -> None:
+    """Raise SourceError, with the reasons, when no cell is selected."""
+    if not cells["selected"].any():
+        reasons = "; ".join(f"{n} x {reason}" for reason, n in cells["reason"].value_counts().items())
+        raise SourceError(f"no cell of {len(cells)} is selected: {reasons or 'the source has none'}. See `source` in the configuration")
 
 
 def refresh(config: Config, root: Path, *, write: bool) -> str:
