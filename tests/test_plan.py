@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from brightfield import plan as plan_module
 from brightfield.config import ImageConfig
 from brightfield.errors import CapacityError, ConfigError, GridError
-from brightfield.plan import MERGE_PX, PLANNED_COLUMNS, CellPlan, Plan, PlanOptions, plan_cell
+from brightfield.plan import MERGE_PX, PLANNED_COLUMNS, STACK_FILES, CellPlan, Plan, PlanOptions, plan_cell
 from brightfield.skeleton import Skeleton, read_swc
 from brightfield.source import Cell, Plane, Stack
 from brightfield.testing import cable
@@ -173,6 +173,14 @@ def test_totals_add_up() -> None:
     assert totals["requests"] == sum(cell.n_requests for cell in plan.cells)
     low, high = totals["wire_bytes_todo"]
     assert (low, high) == (round(0.06 * totals["bytes"]), round(0.17 * totals["bytes"]))
+
+
+def test_files_are_read_at_full_resolution_and_as_they_are() -> None:
+    jpeg, files = _plan(), _plan(wire=STACK_FILES)
+    touched = jpeg.totals["bytes"] * 4 ** jpeg.cells[0].level
+    assert files.totals["wire_bytes_todo"] == [round(0.34 * touched), touched]
+    assert files.totals["disk_bytes_todo"] == jpeg.totals["disk_bytes_todo"]
+    assert "JPEG" not in files.as_text(10.0)
 
 
 def test_what_is_there_is_not_to_do() -> None:

@@ -30,8 +30,21 @@ KINDS = ("skeleton", "background", "box", "full")
 PLANNED_COLUMNS = ("specimen_id", "z", "y0", "y1", "x0", "x1", "kind", "bytes")
 """Those columns of `schema.TILES` that a plan knows; the others are what came of it."""
 
-JPEG_BYTES_PER_PX = (0.06, 0.17)
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What crosses the wire for a byte of pixels: (low, high), on what basis, and whether levels above 0 read full resolution."""
+
+    share: tuple[float, float]
+    basis: str
+    full_resolution: bool = False
+
+
+JPEG_TILES = Wire((0.06, 0.17), "JPEG at 0.06-0.17 bytes per pixel")
 """Range measured on the Allen service's JPEG tiles."""
+
+STACK_FILES = Wire((0.34, 1.0), "the files as they are: 0.34-1.00 of the pixels that are touched", full_resolution=True)
+"""Lossless compression left 0.34 of a real crop at best; files without compression are read by rows."""
 
 STORED_SHARE = (0.40, 0.60)
 """Of the uncompressed bytes: blosc-zstd left 0.34-0.42 of a real crop, and the pyramid adds 0.3 of that."""
@@ -179,12 +192,14 @@ class CellPlan:
 class Plan:
     """The plans of all cells (at least one), what is already there, and the room there is.
 
-    there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown.
+    there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown. wire: how the source
+    sends pixels.
     """
 
     cells: tuple[CellPlan, ...]
     there: frozenset[int] = frozenset()
     free_bytes: int | None = None
+    wire: Wire = JPEG_TILES
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(sorted(self.cells, key=lambda cell: cell.specimen_id)))
@@ -199,7 +214,7 @@ class Plan:
     def totals(self) -> dict[str, Any]:
         """The sums, of everything and of what is still to be fetched; ranges are (low, high) estimates."""
         todo = [cell for cell in self.cells if cell.specimen_id not in self.there]
-        pixels = sum(cell.n_bytes // cell.bytes_per_px for cell in todo)
+        n_bytes_touched = sum(cell.n_bytes << (2 * cell.level if self.wire.full_resolution else 0) for cell in todo)
         n_bytes = sum(cell.n_bytes for cell in self.cells)
         n_bytes_todo = sum(cell.n_bytes for cell in todo)
         return {
@@ -212,7 +227,7 @@ class Plan:
             "requests_todo": sum(cell.n_requests for cell in todo),
             "bytes": n_bytes,
             "bytes_todo": n_bytes_todo,
-            "wire_bytes_todo": [round(pixels * share) for share in JPEG_BYTES_PER_PX],
+            "wire_bytes_todo": [round(n_bytes_touched * share) for share in self.wire.share],
             "disk_bytes_todo": [round(n_bytes_todo * share) for share in STORED_SHARE],
             "free_bytes": self.free_bytes,
         }
@@ -258,10 +273,7 @@ class Plan:
             ("tiles", f"{t['tiles']:,}{missing}"),
             ("requests", f"{t['requests']:,} after merging neighbours in a row, {t['requests_todo']:,} to do"),
             ("pixels", f"{_size(t['bytes'])} uncompressed, {_size(t['bytes_todo'])} to do"),
-            (
-                "on the wire",
-                f"{_size(wire[0])} to {_size(wire[1])} to do (JPEG at {JPEG_BYTES_PER_PX[0]}-{JPEG_BYTES_PER_PX[1]} bytes per pixel)",
-            ),
+            ("on the wire", f"{_size(wire[0])} to {_size(wire[1])} to do ({self.wire.basis})"),
             (
                 "on disk",
                 f"{_size(disk[0])} to {_size(disk[1])} to do (zstd and pyramid: {STORED_SHARE[0]:.2f}-{STORED_SHARE[1]:.2f} of the pixels)",

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from brightfield.compute import Engine, progress
-from brightfield.config import Config, Scheduler, load
+from brightfield.config import Config, Scheduler, SourceKind, load
 from brightfield.errors import CellFailures
-from brightfield.plan import CellPlan, Plan, PlanOptions, plan_cell
+from brightfield.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, PlanOptions, plan_cell
 from brightfield.schema import CELLS, IMAGES_DIR, PARAMS_FILE, SKELETONS_DIR, TILES, image_store, marker_file, skeleton_file
 from brightfield.skeleton import Skeleton, parse_swc, read_swc
 from brightfield.source import Cell, Source
@@ -114,7 +114,8 @@ def _plans(config: Config, cells: Mapping[int, Cell], skeleton: Callable[[Cell],
 def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: set[int]) -> Plan:
     home = work_root(root, config.compute.work_dir)
     existing = next(path for path in (home, *home.parents) if path.exists())
-    return Plan(tuple(plans.values()), frozenset(there), shutil.disk_usage(existing).free)
+    wire = JPEG_TILES if config.source.kind in (SourceKind.demo, SourceKind.allen) else STACK_FILES
+    return Plan(tuple(plans.values()), frozenset(there), shutil.disk_usage(existing).free, wire)
 
 
 # ----------------------------------------------------------------------------------------------------------------- pixels
