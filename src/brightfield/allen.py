@@ -35,6 +35,7 @@ from brightfield.source import Cell, Crop, Plane
 
 if TYPE_CHECKING:
     from allensdk.api.queries.cell_types_api import CellTypesApi
+    from PIL.Image import Image
 
 
 class AllenSource:
@@ -165,22 +166,35 @@ def decode_picture(answer: Answer, shape_yx: tuple[int, int]) -> NDArray[np.uint
 
     Raises TransferError for anything else that arrives under the name of a picture.
     """
-    from PIL import Image
+    import PIL.Image
 
     if not answer.content_type.startswith("image/"):
         raise TransferError(f"expected a picture, found {answer.content_type or 'no content type'}")
-    if answer.body.startswith(jpeg.SIGNATURE) and jpeg.damage(answer.body):
+    is_jpeg = answer.body.startswith(jpeg.SIGNATURE)
+    if is_jpeg and jpeg.damage(answer.body):
         raise TransferError("the picture is cut short or damaged")
     try:
-        picture = Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
+        picture: Image = PIL.Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
         rows, columns = picture.height, picture.width
         if not all(0 <= found - asked <= SIZE_EXCESS_PX for found, asked in zip((rows, columns), shape_yx, strict=True)):
             raise TransferError(f"expected a picture of {shape_yx[1]} x {shape_yx[0]} px, found {columns} x {rows} px")
-        picture.draft("L", None)
-        pixels = np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        pixels = _decoded(answer.body) if is_jpeg and jpeg.is_plain(answer.body) else _luma(picture)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise TransferError("the picture is cut short or damaged") from error
     return np.ascontiguousarray(pixels[: shape_yx[0], : shape_yx[1]])
+
+
+def _decoded(body: bytes) -> NDArray[np.uint8]:
+    """The pixels of a sound grey JPEG; libjpeg writes them where they stay, which halves the time that Pillow takes with its copies."""
+    import imagecodecs
+
+    pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(body)
+    return pixels
+
+
+def _luma(picture: Image) -> NDArray[np.uint8]:
+    picture.draft("L", None)
+    return np.asarray(picture.convert("L"))
 
 
 def _import_cell_types_api() -> Any:

@@ -66,6 +66,12 @@ def damage(body: bytes) -> str | None:
         return "the header is damaged"
 
 
+def is_plain(body: bytes) -> bool:
+    """Whether a sound picture is of brightness alone, and of the kind whose data `damage` walks: no decoder need doubt it."""
+    header = _header(body)
+    return header is not None and len(header.components) == 1
+
+
 def _header(body: bytes) -> _Header | None:
     """Read all segments up to the data; None for a kind of JPEG whose data is not walked."""
     if not body.startswith(SIGNATURE):

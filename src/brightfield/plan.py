@@ -123,6 +123,7 @@ class CellPlan:
     grid: the downloaded grid. level, z_step: how it follows from the stack's.
     tiles: columns PLANNED_COLUMNS, ordered by (z, y0, x0).
     usable: per downloaded plane, whether pixels can be had; tiles of other planes are listed, never requested.
+    tile: edge of a whole tile in voxels.
     """
 
     specimen_id: int
@@ -132,6 +133,7 @@ class CellPlan:
     tiles: pd.DataFrame
     usable: Mask
     shard_zyx: Shape
+    tile: int
     bytes_per_px: int = 1
 
     @cached_property
@@ -315,7 +317,7 @@ def plan_cell(
         kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, options, projection)
     bytes_per_px = cell.stack.bits // 8
     tiles = _frame(cell.specimen_id, kinds, grid, options.tile, bytes_per_px)
-    return CellPlan(cell.specimen_id, grid, options.level, options.z_step, tiles, usable, options.shard_zyx, bytes_per_px)
+    return CellPlan(cell.specimen_id, grid, options.level, options.z_step, tiles, usable, options.shard_zyx, options.tile, bytes_per_px)
 
 
 def _kinds(

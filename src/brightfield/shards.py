@@ -25,7 +25,7 @@ from brightfield.errors import GridError, StackError
 from brightfield.space import Shape, Window
 
 type Index = tuple[int, int, int]
-type Chunk = NDArray[Any] | int | float
+type Chunk = NDArray[Any] | int | float | bytes
 
 COMPRESSION_LEVEL = 1
 """zstd-1: level 3 takes 3 times as long for the same noisy pixels and 0.8 of the few bytes of a label chunk (benchmarks/volume.py)."""
@@ -152,9 +152,9 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
     """The bytes of a shard that holds `chunks`; empty when none of them differs from the fill value.
 
     chunks: inner chunk index (z, y, x) within the shard -> the whole chunk, shape `spec.chunk_zyx`, dtype `spec.dtype`, what hangs over
-    the array's end padded with the fill value; or a plain number for a chunk that holds nothing else. A mapping may make its chunks as
-    they are asked for: each is asked for once, in C order when `threads` is 1, and not kept. The same chunks give the same bytes in
-    whatever order they come and with any number of threads: each is compressed alone, and laid down in C order.
+    the array's end padded with the fill value; or a plain number for a chunk that holds nothing else; or what `encode_chunk` made of it. A
+    mapping may make its chunks as they are asked for: each is asked for once, in C order when `threads` is 1, and not kept. The same chunks
+    give the same bytes in whatever order they come and with any number of threads: each is compressed alone, and laid down in C order.
 
     Raises ValueError for an index outside the shard, or a chunk of another shape or dtype.
     """
@@ -166,9 +166,9 @@ def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int 
     ordered = sorted(chunks)
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            encoded = list(pool.map(lambda inner: _encode_chunk(spec, inner, chunks[inner]), ordered))
+            encoded = list(pool.map(lambda inner: encode_chunk(spec, inner, chunks[inner]), ordered))
     else:
-        encoded = [_encode_chunk(spec, inner, chunks[inner]) for inner in ordered]
+        encoded = [encode_chunk(spec, inner, chunks[inner]) for inner in ordered]
     index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
     parts: list[bytes] = []
     offset = 0
@@ -259,9 +259,12 @@ def to_json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
+def encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
+    """The bytes of one chunk of `encode_shard`, for callers that have no use for its voxels until the shard is complete."""
     if not all(0 <= i < n for i, n in zip(inner, spec.chunks_per_shard_zyx, strict=True)):
         raise ValueError(f"inner chunk {inner} is not in a shard of {spec.chunks_per_shard_zyx} chunks")
+    if isinstance(chunk, bytes):
+        return chunk
     if not isinstance(chunk, np.ndarray):
         value = np.asarray(chunk, spec.dtype).tobytes()
     elif chunk.shape != spec.chunk_zyx or chunk.dtype != spec.dtype:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +30,7 @@ from brightfield.pyramid import build_pyramid
 from brightfield.schema import TILES
 from brightfield.source import Cell, Crop, Source, Stack
 from brightfield.space import Shape
-from brightfield.volume import Volume, create_volume
+from brightfield.volume import ArraySpec, Volume, create_volume, encode_chunk
 
 IMAGE_NAME = "image.zarr"
 """The image within the directory of `download_cell`."""
@@ -129,8 +131,8 @@ class _Fetcher:
                 return [tile for row in range(rows.start, rows.stop) for tile in self.tiles(slice(row, row + 1))]
             return self._missing(rows, error)
         left = self._tiles[rows.start, 3]
-        parts = ((row, pixels[:, x0 - left : x1 - left]) for row, (*_, x0, x1) in enumerate(self._tiles[rows].tolist(), rows.start))
-        return [_Tile(row, part, hashlib.sha256(np.ascontiguousarray(part)).hexdigest()) for row, part in parts]
+        columns = ((row, slice(x0 - left, x1 - left)) for row, (*_, x0, x1) in enumerate(self._tiles[rows].tolist(), rows.start))
+        return [_Tile(row, pixels[:, part], hashlib.sha256(np.ascontiguousarray(pixels[:, part])).hexdigest()) for row, part in columns]
 
     def _pixels(self, rows: slice) -> Pixels:
         z, y0, y1, x0, _ = self._tiles[rows.start].tolist()
@@ -156,12 +158,12 @@ class _Fetcher:
 
 
 class _Writer:
-    """Collects the tiles of each unit in flight, and writes and records the unit when all have come."""
+    """Lays the tiles of each unit in flight into blocks, compresses blocks as they fill, and writes and records complete units."""
 
     def __init__(self, plan: CellPlan, volume: Volume, image: Path, journal: Journal) -> None:
-        self._tiles = plan.tiles[["z", "y0", "y1", "x0", "x1"]].to_numpy()
+        self._tiles = plan.tiles[["z", "y0", "x0"]].to_numpy()
         self._volume, self._image, self._journal = volume, image, journal
-        self._spec = volume.spec(0)
+        self._blocks = _Blocks(volume.spec(0), plan.tile)
         self._open: dict[int, _OpenUnit] = {}
         self._lock = threading.Lock()
         self.finished = {record["unit"] for record in journal.records}
@@ -174,15 +176,16 @@ class _Writer:
 
     def begin(self, number: int, unit: Unit) -> None:
         """Expect the requests of a unit."""
+        rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in unit.requests])
+        awaited = Counter(map(self._blocks.place, self._tiles[rows].tolist()))
         with self._lock:
-            self._open[number] = _OpenUnit(unit, {shard: {} for shard in unit.shards_zyx})
+            self._open[number] = _OpenUnit(unit, {shard: {} for shard in unit.shards_zyx}, awaited)
 
     def add(self, number: int, tiles: list[_Tile]) -> None:
         """Take the tiles of one request of a unit; the last one finishes it."""
         state = self._open[number]
         for tile in tiles:
-            if tile.pixels is not None:
-                self._paste(state, tile.row, tile.pixels)
+            self._add_tile(state, tile)
         with self._lock:
             state.tiles.extend((tile.row, tile.sha256, tile.reason) for tile in tiles)
             state.n_requests += 1
@@ -190,26 +193,22 @@ class _Writer:
         if complete:
             self._finish(number, state)
 
-    def _paste(self, state: _OpenUnit, row: int, pixels: Pixels) -> None:
-        z, y0, y1, x0, x1 = self._tiles[row].tolist()
-        _, rows, columns = self._spec.chunk_zyx
-        for y in range(y0 // rows * rows, y1, rows):
-            for x in range(x0 // columns * columns, x1, columns):
-                chunk = self._chunk(state, (z, y, x))
-                top, bottom, left, right = max(y, y0), min(y + rows, y1), max(x, x0), min(x + columns, x1)
-                inside = pixels[top - y0 : bottom - y0, left - x0 : right - x0]
-                chunk[z % self._spec.chunk_zyx[0], top - y : bottom - y, left - x : right - x] = inside
-
-    def _chunk(self, state: _OpenUnit, voxel_zyx: Shape) -> Pixels:
-        """The chunk that holds a voxel, made where it is the first of its chunk."""
-        shard_z, shard_y, shard_x = (v // edge for v, edge in zip(voxel_zyx, self._spec.shard_zyx, strict=True))
-        edges = zip(voxel_zyx, self._spec.shard_zyx, self._spec.chunk_zyx, strict=True)
-        z, y, x = (v % shard // chunk for v, shard, chunk in edges)
+    def _add_tile(self, state: _OpenUnit, tile: _Tile) -> None:
+        corner = self._tiles[tile.row].tolist()
+        place = self._blocks.place(corner)
+        if tile.pixels is not None:
+            with self._lock:
+                block = state.blocks.get(place)
+                if block is None:
+                    block = state.blocks[place] = self._blocks.take()
+            self._blocks.lay(tile.pixels, block, corner)
         with self._lock:
-            chunks = state.chunks[shard_z, shard_y, shard_x]
-            if (z, y, x) not in chunks:
-                chunks[z, y, x] = self._spec.empty_chunk()
-            return chunks[z, y, x]
+            state.awaited[place] -= 1
+            filled = None if state.awaited[place] else state.blocks.pop(place, None)
+        if filled is not None:
+            for shard, inner, data in self._blocks.encoded(place, filled):
+                state.chunks[shard][inner] = data
+            self._blocks.give_back(filled)
 
     def _finish(self, number: int, state: _OpenUnit) -> None:
         files = []
@@ -224,12 +223,74 @@ class _Writer:
 
 @dataclass(eq=False)
 class _OpenUnit:
-    """A unit in flight: by shard the chunks that its tiles fill, and what came of its tiles so far."""
+    """A unit in flight: by shard its encoded chunks, by block the tiles still awaited, blocks that fill, and what came of its tiles."""
 
     unit: Unit
-    chunks: dict[Shape, dict[Shape, Pixels]]
+    chunks: dict[Shape, dict[Shape, bytes]]
+    awaited: Counter[Shape]
+    blocks: dict[Shape, Pixels] = field(default_factory=dict)
     tiles: list[tuple[int, str | None, str | None]] = field(default_factory=list)
     n_requests: int = 0
+
+
+class _Blocks:
+    """The smallest groups of chunks, one deep, whose tiles touch no other group: arrays (rows, columns of chunks; z, y, x of a chunk).
+
+    Their memory is used again and again: asking the system for it page by page takes longer than filling it.
+    """
+
+    def __init__(self, spec: ArraySpec, tile: int) -> None:
+        _, *chunk_yx = spec.chunk_zyx
+        counts = [min(math.lcm(tile, chunk) // chunk, n) for chunk, n in zip(chunk_yx, spec.n_chunks_zyx[1:], strict=True)]
+        self._spec, self._counts = spec, (1, *counts)
+        self._spare: list[Pixels] = []
+
+    def place(self, voxel_zyx: Sequence[int]) -> Shape:
+        """The number of the block that holds a voxel, along each axis."""
+        edges = zip(voxel_zyx, self._spec.chunk_zyx, self._counts, strict=True)
+        z, y, x = (voxel // (chunk * count) for voxel, chunk, count in edges)
+        return z, y, x
+
+    def take(self) -> Pixels:
+        """A block of nothing but the fill value."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return np.full((*self._counts[1:], *self._spec.chunk_zyx), self._spec.fill_value, self._spec.dtype)
+
+    def give_back(self, block: Pixels) -> None:
+        """Let a block that is not needed any more be used again."""
+        block[...] = self._spec.fill_value
+        self._spare.append(block)
+
+    def lay(self, pixels: Pixels, block: Pixels, corner_zyx: Sequence[int]) -> None:
+        """Put a tile whose first voxel is `corner_zyx` into its block."""
+        edges = zip(corner_zyx, self._spec.chunk_zyx, self._counts, strict=True)
+        z, top, left = (voxel % (chunk * count) for voxel, chunk, count in edges)
+        (rows, columns), (height, width) = pixels.shape, self._spec.chunk_zyx[1:]
+        if top % height or left % width or rows % height or columns % width:
+            for row, there_y, here_y in _pieces(top, rows, height):
+                for column, there_x, here_x in _pieces(left, columns, width):
+                    block[row, column, z, there_y, there_x] = pixels[here_y, here_x]
+        else:  # whole chunks, as most are, at one stroke
+            there = block[top // height : (top + rows) // height, left // width : (left + columns) // width, z]
+            there[...] = pixels.reshape(rows // height, height, columns // width, width).swapaxes(1, 2)
+
+    def encoded(self, place: Shape, block: Pixels) -> Iterator[tuple[Shape, Shape, bytes]]:
+        """Shard, index within it, and bytes of every chunk of a block that is in the array."""
+        spec = self._spec
+        for row, column in np.ndindex(*self._counts[1:]):
+            chunk = [p * count + i for p, count, i in zip(place, self._counts, (0, row, column), strict=True)]
+            if all(i < n for i, n in zip(chunk, spec.n_chunks_zyx, strict=True)):
+                shard, inner = zip(*map(divmod, chunk, spec.chunks_per_shard_zyx), strict=True)
+                yield shard, inner, encode_chunk(spec, inner, block[row, column])
+
+
+def _pieces(first: int, n: int, edge: int) -> Iterator[tuple[int, slice, slice]]:
+    """How `n` voxels from `first` on fall into chunks of `edge`: the number of each chunk, which voxels of it, and which of the `n`."""
+    for chunk in range(first // edge, -(-(first + n) // edge)):
+        low, high = max(first, chunk * edge), min(first + n, (chunk + 1) * edge)
+        yield chunk, slice(low - chunk * edge, high - chunk * edge), slice(low - first, high - first)
 
 
 class _Flight:

@@ -18,14 +18,25 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from brightfield.errors import GridError, StackError
-from brightfield.shards import ArraySpec, Chunk, Index, decode_index, encode_shard, read_window, shard_parts, stored_in, to_json
+from brightfield.shards import (
+    ArraySpec,
+    Chunk,
+    Index,
+    decode_index,
+    encode_chunk,
+    encode_shard,
+    read_window,
+    shard_parts,
+    stored_in,
+    to_json,
+)
 from brightfield.space import Grid, Shape, Window
 
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-__all__ = ["ArraySpec", "Chunk", "Index", "LabelMeta", "Volume", "create_volume", "encode_shard", "open_volume"]
+__all__ = ["ArraySpec", "Chunk", "Index", "LabelMeta", "Volume", "create_volume", "encode_chunk", "encode_shard", "open_volume"]
 
 _OME_VERSION = "0.5"
 _OWN_KEY = "brightfield"
