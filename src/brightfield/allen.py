@@ -166,35 +166,31 @@ def decode_picture(answer: Answer, shape_yx: tuple[int, int]) -> NDArray[np.uint
 
     Raises TransferError for anything else that arrives under the name of a picture.
     """
+    import imagecodecs
     import PIL.Image
 
     if not answer.content_type.startswith("image/"):
         raise TransferError(f"expected a picture, found {answer.content_type or 'no content type'}")
-    is_jpeg = answer.body.startswith(jpeg.SIGNATURE)
-    if is_jpeg and jpeg.damage(answer.body):
+    verdict = jpeg.inspect(answer.body) if answer.body.startswith(jpeg.SIGNATURE) else jpeg.Verdict()
+    if verdict.damage:
         raise TransferError("the picture is cut short or damaged")
     try:
-        picture: Image = PIL.Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
-        rows, columns = picture.height, picture.width
-        if not all(0 <= found - asked <= SIZE_EXCESS_PX for found, asked in zip((rows, columns), shape_yx, strict=True)):
-            raise TransferError(f"expected a picture of {shape_yx[1]} x {shape_yx[0]} px, found {columns} x {rows} px")
-        pixels = _decoded(answer.body) if is_jpeg and jpeg.is_plain(answer.body) else _luma(picture)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        if verdict.grey_shape is not None:
+            _require_size(verdict.grey_shape, shape_yx)
+            pixels = imagecodecs.jpeg8_decode(answer.body)  # into the array that is returned; Pillow copies twice
+        else:
+            picture: Image = PIL.Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
+            _require_size((picture.height, picture.width), shape_yx)
+            picture.draft("L", None)
+            pixels = np.asarray(picture.convert("L"))
+    except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
         raise TransferError("the picture is cut short or damaged") from error
     return np.ascontiguousarray(pixels[: shape_yx[0], : shape_yx[1]])
 
 
-def _decoded(body: bytes) -> NDArray[np.uint8]:
-    """The pixels of a sound grey JPEG; libjpeg writes them where they stay, which halves the time that Pillow takes with its copies."""
-    import imagecodecs
-
-    pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(body)
-    return pixels
-
-
-def _luma(picture: Image) -> NDArray[np.uint8]:
-    picture.draft("L", None)
-    return np.asarray(picture.convert("L"))
+def _require_size(found_yx: tuple[int, int], asked_yx: tuple[int, int]) -> None:
+    if not all(0 <= found - asked <= SIZE_EXCESS_PX for found, asked in zip(found_yx, asked_yx, strict=True)):
+        raise TransferError(f"expected a picture of {asked_yx[1]} x {asked_yx[0]} px, found {found_yx[1]} x {found_yx[0]} px")
 
 
 def _import_cell_types_api() -> Any:

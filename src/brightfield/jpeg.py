@@ -44,6 +44,7 @@ _COMPLAINTS = (
 class _Header:
     """What precedes the data of a baseline picture."""
 
+    bits: int = 0
     height: int = 0
     width: int = 0
     components: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # id: horizontal, vertical sampling, quantisation table
@@ -59,17 +60,27 @@ def damage(body: bytes) -> str | None:
 
     Progressive, arithmetic and multi-scan pictures are believed if their segments can be read: their data is not walked.
     """
+    return inspect(body).damage
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an inspection found: what is wrong (None: sound), and (rows, columns) of a picture that is grey and was walked to its end."""
+
+    damage: str | None = None
+    grey_shape: tuple[int, int] | None = None
+
+
+def inspect(body: bytes) -> Verdict:
+    """See `damage`; no decoder need be asked whether a picture with a `grey_shape` and without damage is one."""
     try:
         header = _header(body)
-        return None if header is None else _data_damage(body, header)
+        if header is None:
+            return Verdict()
+        is_grey = len(header.components) == 1 and header.bits == 8
+        return Verdict(_data_damage(body, header), (header.height, header.width) if is_grey else None)
     except (IndexError, KeyError, ValueError):
-        return "the header is damaged"
-
-
-def is_plain(body: bytes) -> bool:
-    """Whether a sound picture is of brightness alone, and of the kind whose data `damage` walks: no decoder need doubt it."""
-    header = _header(body)
-    return header is not None and len(header.components) == 1
+        return Verdict("the header is damaged")
 
 
 def _header(body: bytes) -> _Header | None:
@@ -99,7 +110,7 @@ def _header(body: bytes) -> _Header | None:
 
 def _read_segment(header: _Header, marker: int, segment: bytes) -> None:
     if marker in _BASELINE:
-        header.height, header.width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
+        header.bits, header.height, header.width = segment[0], int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
         for i in range(segment[5]):
             number, sampling, table = segment[6 + 3 * i : 9 + 3 * i]
             header.components[number] = (sampling >> 4, sampling & 15, table)

@@ -45,32 +45,72 @@ def masked_mean(voxels: NDArray[Any], fetched: NDArray[np.bool_] | None, factor_
     `voxels` are integers (z, y, x); the last block of an axis may be ragged. `fetched` has their shape; None says all of them.
     """
     mean = np.full([-(-n // f) for n, f in zip(voxels.shape, factor_zyx, strict=True)], fill_value, voxels.dtype)
-    _average(voxels, np.empty((0, 0, 0), np.bool_) if fetched is None else fetched, fetched is None, *factor_zyx, mean)
+    known = np.empty((0, 0, 0), np.bool_) if fetched is None else fetched
+    total, count = np.empty((2, voxels.shape[2]), np.int32 if voxels.itemsize <= 2 else np.int64)
+    _average(voxels, known, fetched is None, factor_zyx, total, count, mean)
     return mean
 
 
 @njit(cache=True, nogil=True)
 def _average(
-    voxels: NDArray[Any], fetched: NDArray[np.bool_], all_fetched: bool, step_z: int, step_y: int, step_x: int, mean: NDArray[Any]
+    voxels: NDArray[Any],
+    fetched: NDArray[np.bool_],
+    all_fetched: bool,
+    factor_zyx: Shape,
+    total: NDArray[Any],
+    count: NDArray[Any],
+    mean: NDArray[Any],
 ) -> None:
-    n_z, n_y, n_x = voxels.shape
-    total, count = np.empty(n_x, np.int64), np.empty(n_x, np.int64)
+    """Fill `mean`; `total` and `count` are room for a row of sums."""
+    step_z, step_y, step_x = factor_zyx
     for k in range(mean.shape[0]):
         for j in range(mean.shape[1]):
-            total[:] = count[:] = 0
-            for z in range(k * step_z, min((k + 1) * step_z, n_z)):
-                for y in range(j * step_y, min((j + 1) * step_y, n_y)):
-                    for x in range(n_x):
-                        known = 1 if all_fetched else np.int64(fetched[z, y, x])
-                        total[x] += known * voxels[z, y, x]
-                        count[x] += known
-            for i in range(mean.shape[2]):
+            block = (slice(k * step_z, (k + 1) * step_z), slice(j * step_y, (j + 1) * step_y))
+            if all_fetched:
+                _sum(voxels[block], total)
+                count[:] = voxels[block].shape[0] * voxels[block].shape[1]
+            else:
+                _sum_fetched(voxels[block], fetched[block], total, count)
+            done = _mean_of_pairs(total, 2 * count[0], mean[k, j]) if all_fetched and step_x == 2 else 0
+            for i in range(done, mean.shape[2]):
                 value, n = 0, 0
-                for x in range(i * step_x, min((i + 1) * step_x, n_x)):
+                for x in range(i * step_x, min((i + 1) * step_x, len(total))):
                     value += total[x]
                     n += count[x]
                 if n:
                     mean[k, j, i] = (2 * value + n) // (2 * n)
+
+
+@njit(cache=True, nogil=True)
+def _sum(voxels: NDArray[Any], total: NDArray[Any]) -> None:
+    total[:] = 0
+    for z in range(voxels.shape[0]):
+        for y in range(voxels.shape[1]):
+            for x in range(voxels.shape[2]):
+                total[x] += voxels[z, y, x]
+
+
+@njit(cache=True, nogil=True)
+def _sum_fetched(voxels: NDArray[Any], fetched: NDArray[np.bool_], total: NDArray[Any], count: NDArray[Any]) -> None:
+    total[:] = count[:] = 0
+    for z in range(voxels.shape[0]):
+        for y in range(voxels.shape[1]):
+            for x in range(voxels.shape[2]):
+                total[x] += fetched[z, y, x] * voxels[z, y, x]
+                count[x] += fetched[z, y, x]
+
+
+@njit(cache=True, nogil=True)
+def _mean_of_pairs(total: NDArray[Any], n: int, mean: NDArray[Any]) -> int:
+    """The means of all pairs in a row of sums, by shifts, where `n`, the voxels of a pair, is a power of two; how many were done."""
+    shift = 0
+    while 1 << shift < n:
+        shift += 1
+    if 1 << shift != n:
+        return 0
+    for i in range(len(total) // 2):
+        mean[i] = (total[2 * i] + total[2 * i + 1] + (n >> 1)) >> shift
+    return len(total) // 2
 
 
 def _factor(volume: Volume, level: int) -> Shape:

@@ -181,6 +181,10 @@ class _Writer:
         with self._lock:
             self._open[number] = _OpenUnit(unit, {shard: {} for shard in unit.shards_zyx}, awaited)
 
+    def in_order(self, unit: Unit) -> list[slice]:
+        """The requests of a unit in the order that fills blocks soonest."""
+        return sorted(unit.requests, key=lambda rows: self._blocks.place(self._tiles[rows.start]))
+
     def add(self, number: int, tiles: list[_Tile]) -> None:
         """Take the tiles of one request of a unit; the last one finishes it."""
         state = self._open[number]
@@ -337,7 +341,7 @@ def _fetch_units(plan: CellPlan, fetcher: _Fetcher, writer: _Writer, flight: _Fl
         while flight.pending and writer.open_bytes + unit.n_bytes > _OPEN_BYTES:
             flight.settle()
         writer.begin(number, unit)
-        for rows in unit.requests:
+        for rows in writer.in_order(unit):
             flight.submit(partial(fetch, number, rows))
     while flight.pending:
         flight.settle()
