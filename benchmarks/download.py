@@ -2,11 +2,10 @@
 
 Run: python benchmarks/download.py [--repeats 3]. Prints a table and writes benchmarks/results/download.json. The server is another process
 and hands out JPEG tiles of real size (noise that compresses to about 0.1 bytes per pixel) from memory. The limit is the same requests over
-bare sockets, each answer decoded (by the decoder that we use too) and compressed with blosc-zstd in blocks of a chunk, nothing checked,
-hashed or written. Ours
-also verifies every answer, hashes every tile, writes whole shards and syncs them; the pyramid, which the limit has no counterpart of, is
-timed apart. Both have the same threads; read the ratios, of processor time where the machine is busy with other things. Memory is the peak
-of a process that downloads three times the planes, and of one that downloads six times.
+bare sockets, each answer decoded by the decoder that we use too and compressed with blosc-zstd in blocks of a chunk; nothing is checked,
+hashed or written. Ours also verifies every answer, hashes every tile, writes whole shards and syncs them; the pyramid, which the limit has
+no counterpart of, is timed apart. Both have the same threads; read the ratios, of processor time where the machine is busy with other
+things. Memory is the peak of a process that downloads three times the planes, and of one that downloads six times.
 """
 
 from __future__ import annotations
