@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from brightfield.client import public_url
 from brightfield.errors import InputError, SourceError, StackError, TableError, TransferError
+from brightfield.ranges import without_whole_checksums
 from brightfield.schema import Label
 from brightfield.skeleton import parse_swc
 from brightfield.source import Cell, Crop, Plane, Stack
@@ -130,7 +131,7 @@ class FolderSource:
             system, root = fsspec.core.url_to_fs(self._config.path)
         except (ImportError, ValueError) as error:
             raise SourceError(f"source.path={self.base_url} cannot be opened: {error}") from error
-        return system, root.rstrip("/")
+        return without_whole_checksums(system), root.rstrip("/")
 
     @property
     def _system(self) -> AbstractFileSystem:

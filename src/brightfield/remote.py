@@ -7,16 +7,16 @@ moved 4,463 MB, where the ranges are 30 MB), so here DVC says which object a fil
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from brightfield.errors import SourceError, TransferError
+from brightfield.ranges import limits, read_range, without_whole_checksums
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -92,7 +92,7 @@ class ObjectStore(Store):
         """The bytes of a file, or of a range of it; None where there is no such file."""
         if key not in self._files:
             return None
-        data = await asyncio.to_thread(self._files[key].read, *_limits(byte_range))
+        data = await asyncio.to_thread(self._files[key].read, *limits(byte_range))
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(
@@ -129,47 +129,6 @@ class ObjectStore(Store):
     async def delete(self, key: str) -> None:  # noqa: ARG002 - zarr's signature
         """Refused: a revision does not change."""
         self._check_writable()
-
-
-def read_range(system: AbstractFileSystem, path: str, start: int | None, stop: int | None) -> bytes:
-    """Bytes `start` to `stop` of an object, moving no others."""
-    if start is None or takes_ranges(system):
-        whole_or_range: bytes = system.cat_file(path) if start is None else system.cat_file(path, start=start, end=stop)
-        return whole_or_range
-    with system.open(path, "rb") as file:
-        file.seek(start, 0 if start >= 0 else 2)
-        data: bytes = file.read(-1 if stop is None else stop - start)
-    return data
-
-
-def takes_ranges(system: AbstractFileSystem) -> bool:
-    """Whether `cat_file` of a file system fetches ranges in one request; sshfs takes the arguments and returns the whole file."""
-    fetch = getattr(type(system), "_cat_file", None)
-    return fetch is not None and {"start", "end"} <= inspect.signature(fetch).parameters.keys()
-
-
-def without_whole_checksums(system: AbstractFileSystem) -> AbstractFileSystem:
-    """The file system, on S3 without botocore's check of answers against the object's checksum.
-
-    Servers send the checksum of the whole object with a range of it too (Ceph until ceph#61901, rclone), and botocore then refuses the
-    range. Chunks and indexes of a volume have checksums of their own.
-    """
-    if "s3" not in system.protocol:
-        return system
-    settings = {**(system.storage_options.get("config_kwargs") or {}), "response_checksum_validation": "when_required"}
-    return type(system)(*system.storage_args, **{**system.storage_options, "config_kwargs": settings})
-
-
-def _limits(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
-    match byte_range:
-        case RangeByteRequest(start, end):
-            return start, end
-        case OffsetByteRequest(offset):
-            return offset, None
-        case SuffixByteRequest(suffix):
-            return -suffix, None
-        case _:
-            return None, None
 
 
 def _places(index: Any, key: tuple[str, ...], entry: Any) -> tuple[tuple[AbstractFileSystem, str], ...]:

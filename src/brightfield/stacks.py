@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.errors import StackError, TransferError
+from brightfield.ranges import Ranges, RangeStore
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -37,7 +36,6 @@ LARGEST_PIXEL_UM = 20.0
 _UNIT_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "\\u00b5m": 1.0}
 _UNIT_UM |= {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4, "m": 1e6, "inch": 25400.0}
 _RESOLUTION_UNIT_UM = {2: 25400.0, 3: 10000.0}
-_CACHE_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +95,11 @@ def open_stack(system: AbstractFileSystem, entries: Sequence[Entry], where: str)
     if len(zarrs) + bool(files) > 1:
         names = ", ".join(entry.name for entry in (*zarrs, *files[:1]))
         raise StackError(f"more than one stack ({names}); keep one per directory", path=where)
+    ranges = Ranges(system)
     if zarrs:
-        return ZarrStack(system, zarrs[0])
+        return ZarrStack(ranges, zarrs[0])
     if not files:
         return None
-    ranges = _Ranges(system)
     if len(files) == 1 and files[0].suffix in _TIFF:
         return TiffStack(ranges, files[0])
     return PlaneFiles(ranges, _numbered(files, where))
@@ -124,7 +122,7 @@ def reduced(pixels: Pixels, level: int) -> Pixels:
 class PlaneFiles:
     """A stack with one file per plane."""
 
-    def __init__(self, ranges: _Ranges, files: Mapping[int, Entry]) -> None:
+    def __init__(self, ranges: Ranges, files: Mapping[int, Entry]) -> None:
         self._ranges, self._files = ranges, files
         self._planes: dict[int, _Plane] = {}
         self.numbers = tuple(sorted(files))
@@ -182,13 +180,13 @@ class _Plane:
     read: Callable[[Box], Pixels]
 
 
-def _picture_plane(ranges: _Ranges, entry: Entry) -> _Plane:
+def _picture_plane(ranges: Ranges, entry: Entry) -> _Plane:
     """A PNG or JPEG: it can only be decoded whole, and the last ones are kept."""
 
     def whole() -> Pixels:
         from PIL import Image
 
-        with Image.open(io.BytesIO(ranges.system.cat_file(entry.path))) as picture:
+        with Image.open(io.BytesIO(ranges.whole(entry.path))) as picture:
             if picture.mode not in ("L", "I;16", "I;16B"):
                 raise StackError(f"expected a grey picture of 8 or 16 bit, found mode {picture.mode}", path=entry.path)
             pixels = np.asarray(picture)
@@ -204,7 +202,7 @@ def _picture_plane(ranges: _Ranges, entry: Entry) -> _Plane:
 class TiffStack:
     """A stack in one TIFF: multi-page, ImageJ or OME."""
 
-    def __init__(self, ranges: _Ranges, entry: Entry) -> None:
+    def __init__(self, ranges: Ranges, entry: Entry) -> None:
         self._entry = entry
         self._planes = _readable(entry.path, partial(_tiff_planes, ranges, entry))
         self.numbers = tuple(range(len(self._planes)))
@@ -219,17 +217,17 @@ class TiffStack:
         return self._planes[number].read(box)
 
 
-def _tiff_plane(ranges: _Ranges, entry: Entry) -> _Plane:
+def _tiff_plane(ranges: Ranges, entry: Entry) -> _Plane:
     planes = _tiff_planes(ranges, entry)
     if len(planes) != 1:
         raise StackError(f"expected one plane, found {len(planes)} pages; a file is either one plane or the whole stack", path=entry.path)
     return planes[0]
 
 
-def _tiff_planes(ranges: _Ranges, entry: Entry) -> list[_Plane]:
+def _tiff_planes(ranges: Ranges, entry: Entry) -> list[_Plane]:
     import tifffile
 
-    with ranges.system.open(entry.path, "rb", block_size=2**16) as file, tifffile.TiffFile(file) as tiff:
+    with ranges.open(entry.path) as file, tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]
         shape, size = tuple(series.shape), _tiff_voxel_size(tiff)
         n_planes = int(np.prod(shape[:-2]))
@@ -250,7 +248,7 @@ def _tiff_planes(ranges: _Ranges, entry: Entry) -> list[_Plane]:
     return [_Plane(shape_yx, dtype.newbyteorder("="), size, read) for read in reads]
 
 
-def _read_contiguous(ranges: _Ranges, path: str, offset: int, shape_yx: tuple[int, int], dtype: np.dtype[Any], box: Box) -> Pixels:
+def _read_contiguous(ranges: Ranges, path: str, offset: int, shape_yx: tuple[int, int], dtype: np.dtype[Any], box: Box) -> Pixels:
     y0, y1, x0, x1 = box
     row_bytes = shape_yx[1] * dtype.itemsize
     data = ranges.read(path, offset + y0 * row_bytes, offset + y1 * row_bytes)
@@ -258,7 +256,7 @@ def _read_contiguous(ranges: _Ranges, path: str, offset: int, shape_yx: tuple[in
     return np.ascontiguousarray(rows[:, x0:x1], dtype.newbyteorder("="))
 
 
-def _read_segments(ranges: _Ranges, path: str, page: TiffPage, box: Box) -> Pixels:
+def _read_segments(ranges: Ranges, path: str, page: TiffPage, box: Box) -> Pixels:
     """The box from the strips or tiles that it touches."""
     y0, y1, x0, x1 = box
     height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
@@ -278,7 +276,7 @@ def _read_segments(ranges: _Ranges, path: str, page: TiffPage, box: Box) -> Pixe
     return out
 
 
-def _segment(ranges: _Ranges, path: str, page: TiffPage, index: int) -> Any:
+def _segment(ranges: Ranges, path: str, page: TiffPage, index: int) -> Any:
     offset, count = page.dataoffsets[index], page.databytecounts[index]
     if not count:
         return None
@@ -328,12 +326,12 @@ def _ome_voxel_size(text: str) -> VoxelSize:
 class ZarrStack:
     """The finest level of an OME-Zarr image (0.4 or 0.5); axes other than z, y, x have length 1."""
 
-    def __init__(self, system: AbstractFileSystem, entry: Entry) -> None:
+    def __init__(self, ranges: Ranges, entry: Entry) -> None:
         import zarr
 
-        self._entry = entry
+        self._ranges, self._entry = ranges, entry
         try:
-            group: Any = zarr.open_group(system.unstrip_protocol(entry.path), mode="r")
+            group: Any = zarr.open_group(RangeStore(ranges, entry.path), mode="r")
             attributes = group.attrs.asdict()
             multiscale = attributes.get("ome", attributes)["multiscales"][0]
             dataset = multiscale["datasets"][0]
@@ -359,45 +357,12 @@ class ZarrStack:
         return f"{self._entry.name}:{number}"
 
     def read(self, number: int, box: Box) -> Pixels:
-        """The pixels of a box of a plane."""
-        y0, y1, x0, x1 = box
-        return np.asarray(self._array[(*self._lead, number, slice(y0, y1), slice(x0, x1))]).astype(self.dtype, copy=False)
-
-
-# ---------------------------------------------------------------------------------------------------------------------- bytes
-
-
-class _Ranges:
-    """Byte ranges of files, and the decoded pieces that were read last; used by many threads."""
-
-    def __init__(self, system: AbstractFileSystem) -> None:
-        self.system = system
-        self._pieces: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self._lock = threading.Lock()
-        self._bytes = 0
-
-    def read(self, path: str, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`. Raises StackError where the file ends before."""
-        data: bytes = self.system.cat_file(path, start=start, end=end)
-        if len(data) != end - start:
-            raise StackError(f"the file ends after {start + len(data)} bytes, expected {end}: it is cut short", path=path)
-        return data
-
-    def cached[T](self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What `make` gives, kept while it is among the last; large strips are asked for by one tile after the other."""
-        with self._lock:
-            if key in self._pieces:
-                self._pieces.move_to_end(key)
-                kept: T = self._pieces[key]
-                return kept
-        piece = make()
-        with self._lock:
-            if key not in self._pieces:
-                self._pieces[key] = piece
-                self._bytes += getattr(piece, "nbytes", 0)
-            while self._bytes > _CACHE_BYTES and len(self._pieces) > 1:
-                self._bytes -= getattr(self._pieces.popitem(last=False)[1], "nbytes", 0)
-        return piece
+        """The pixels of a box of a plane: cut from all planes of its chunks, which are kept for the planes that follow."""
+        depth = self._array.chunks[-3]
+        first, (y0, y1, x0, x1) = number // depth * depth, box
+        place = (*self._lead, slice(first, first + depth), slice(y0, y1), slice(x0, x1))
+        slab = self._ranges.cached((self._entry.path, first, box), lambda: np.asarray(self._array[place]))
+        return np.ascontiguousarray(slab[number - first], self.dtype)
 
 
 def _readable[T](path: str, make: Callable[[], T]) -> T:
