@@ -83,6 +83,8 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"source__reconstruction_types": ["fll"]}, "full, dendrite-only"),
         ({"source__reconstruction_types": []}, "full, dendrite-only"),
         ({"source__base_url": "ftp://x"}, "http"),
+        ({"source__kind": "folder", "source__path": "s3://key:word@bucket"}, r"^(?!.*word@).*source\.path carries a password"),
+        ({"source__kind": "folder", "source__path": "x", "source__metadata": "https://h/c.csv?sig=1"}, "source.metadata carries"),
         ({"image__chunk_zyx": [32, 100, 128]}, "must divide"),
         ({"image__shard_zyx": [64, 1024]}, "three positive"),
         ({"image__chunk_zyx": [0, 128, 128]}, "three positive"),

@@ -15,7 +15,7 @@ import s3fs
 import sshfs
 
 import brightfield
-from brightfield import remote, schema
+from brightfield import ranges, remote, schema
 from brightfield.errors import SourceError, StackError, TableError, TransferError
 from brightfield.space import Grid
 from brightfield.tables import frame_of, write_table
@@ -247,22 +247,22 @@ class RangedFolder(WholeFolder):
 @pytest.mark.parametrize(("start", "stop"), [(None, None), (0, 5), (3, 9), (40, None), (-7, None)])
 def test_a_range_moves_itself_and_nothing_else(kind: type[WholeFolder], start: int | None, stop: int | None) -> None:
     folder = kind(bytes(range(50)))
-    assert remote.read_range(folder, "object", start, stop) == folder.data[start:stop]
+    assert ranges.read_range(folder, "object", start, stop) == folder.data[start:stop]
     assert folder.moved == len(folder.data[start:stop])
 
 
 def test_the_file_systems_that_take_ranges_are_known() -> None:
-    assert remote.takes_ranges(object.__new__(s3fs.S3FileSystem))
-    assert not remote.takes_ranges(object.__new__(sshfs.SSHFileSystem))
+    assert ranges.takes_ranges(object.__new__(s3fs.S3FileSystem))
+    assert not ranges.takes_ranges(object.__new__(sshfs.SSHFileSystem))
 
 
 def test_on_s3_a_range_is_not_held_against_the_checksum_of_the_whole() -> None:
     before = s3fs.S3FileSystem(anon=True, config_kwargs={"read_timeout": 7}, skip_instance_cache=True)
-    after = remote.without_whole_checksums(before)
+    after = ranges.without_whole_checksums(before)
     assert after.storage_options["config_kwargs"] == {"read_timeout": 7, "response_checksum_validation": "when_required"}
     assert after.storage_options | {"config_kwargs": None} == before.storage_options | {"config_kwargs": None}
     other = fsspec.filesystem("file")
-    assert remote.without_whole_checksums(other) is other
+    assert ranges.without_whole_checksums(other) is other
 
 
 def test_an_object_that_nobody_pushed_is_named() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,6 +20,7 @@ from brightfield.config import SourceConfig, SourceKind
 from brightfield.errors import SourceError, StackError, TableError, TransferError
 from brightfield.folder import FULL_AXON_UM, FolderSource
 from brightfield.plan import PlanOptions, plan_cell
+from brightfield.ranges import Ranges
 from brightfield.skeleton import format_swc, parse_swc
 from brightfield.source import Cell, Crop
 from brightfield.testing import cable
@@ -63,6 +67,16 @@ def read_all(source: FolderSource, cell: Cell, level: int = 0) -> NDArray[Any]:
     side = 1 << level
     height, width = cell.stack.height_px // side * side, cell.stack.width_px // side * side
     return np.stack([source.pixels(cell, Crop(plane, 0, 0, height, width, level)) for plane in cell.stack.planes if plane.usable])
+
+
+def write_zarr(path: Path, voxels: NDArray[Any], **layout: Any) -> None:
+    """An OME-Zarr 0.5 of one level."""
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    group.create_array("0", shape=voxels.shape, dtype=voxels.dtype, **layout)[...] = voxels
+    scale = [{"type": "scale", "scale": [PLANE_UM, PIXEL_UM, PIXEL_UM]}]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
 
 
 TIFF_OPTIONS: dict[str, dict[str, Any]] = {
@@ -124,8 +138,6 @@ def test_a_whole_stack_in_one_tiff(tmp_path: Path, write: Callable[[Path, NDArra
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_a_whole_stack_in_one_ome_zarr(tmp_path: Path, version: str) -> None:
-    import zarr
-
     voxels = volume_of("u2")
     zarr_format = 2 if version == "0.4" else 3
     group = zarr.open_group(tmp_path / "7" / "stack.ome.zarr", mode="w", zarr_format=zarr_format)
@@ -166,16 +178,14 @@ def test_coarse_levels_are_means_with_halves_rounded_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "strips", "lzw", "tiled"])
 def test_a_box_costs_the_rows_that_it_needs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from brightfield import stacks
-
     voxels = np.random.default_rng(0).integers(0, 250, (2, 1024, 1024)).astype("u1")
     write_planes(tmp_path / "7", voxels, lambda n: f"{n}.tif", **TIFF_OPTIONS[kind])
     source = FolderSource(config(tmp_path))
     cell = only_cell(source)
     assert cell.stack is not None
     read: list[int] = []
-    original = stacks._Ranges.read
-    monkeypatch.setattr(stacks._Ranges, "read", lambda self, path, start, end: read.append(end - start) or original(self, path, start, end))
+    original = Ranges.read
+    monkeypatch.setattr(Ranges, "read", lambda self, path, start, end: read.append(end - start) or original(self, path, start, end))
     source.pixels(cell, Crop(cell.stack.planes[0], 512, 256, 64, 128, 0))
     assert 0 < sum(read) < 0.15 * voxels[0].nbytes
 
@@ -342,6 +352,54 @@ def test_a_remote_folder_becomes_a_volume(tmp_path: Path, memory: str) -> None:
     ledger = download_cell(cell, plan, source, tmp_path / "work", chunk_zyx=(2, 64, 64))
     assert set(ledger["state"]) == {"ok"}
     np.testing.assert_array_equal(open_volume(tmp_path / "work" / IMAGE_NAME).read(), voxels)
+
+
+def test_an_ome_zarr_is_decoded_once_for_the_planes_of_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = volume_of()
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "7.swc").write_bytes(swc_of())
+    write_zarr(tmp_path / "7" / "image.zarr", voxels, chunks=(3, 64, 64))
+    asked: list[str] = []
+    some = Ranges.some
+    monkeypatch.setattr(Ranges, "some", lambda self, path, *limits: (asked.append(path), some(self, path, *limits))[1])
+    source = FolderSource(config(tmp_path))
+    cell = only_cell(source)
+    assert cell.stack is not None
+    asked.clear()
+    with ThreadPoolExecutor(4) as pool:
+        boxes = list(pool.map(lambda plane: source.pixels(cell, Crop(plane, 0, 0, 64, 64, 0)), cell.stack.planes))
+    np.testing.assert_array_equal(np.stack(boxes), voxels[:, :64, :64])
+    assert len(asked) == 2
+
+
+def test_web_servers_without_ranges_are_asked_for_a_file_once(tmp_path: Path) -> None:
+    whole = bytes(range(200))
+    system = WholeFiles(whole)
+    ranges = Ranges(system)
+    assert ranges.read("http://host/a", 20, 50) == whole[20:50]
+    assert ranges.open("http://host/a").read() == whole
+    assert ranges.some("http://host/a", -7, None) == whole[-7:]
+    assert system.asked == 1
+    with pytest.raises(StackError, match="cut short"):
+        ranges.read("http://host/a", 190, 300)
+
+
+class WholeFiles(AbstractFileSystem):
+    """A web server that sends whole files, whatever range is asked for."""
+
+    protocol = ("http", "https")
+    cachable = False
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data, self.asked = data, 0
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "size": len(self.data), "type": "file"}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        self.asked += 1
+        return self.data
 
 
 # ------------------------------------------------------------------------------------------------------------------ challenge

