@@ -161,6 +161,17 @@ def test_a_lasting_fault_is_named_with_url_and_attempts(serve: Callable[..., Scr
     assert len(server.paths) == 3
 
 
+@pytest.mark.parametrize(("status", "times"), [(404, 3), (410, 2)])
+def test_a_thing_that_is_not_there_is_asked_for_no_more_often_than_it_takes_to_believe_it(
+    serve: Callable[..., ScriptedServer], status: int, times: int
+) -> None:
+    server = serve(*[answer_with(status)] * 10)
+    with HttpClient(QUICK) as client, pytest.raises(TransferError, match=rf"HTTP {status} \({times} attempts\)") as raised:
+        client.get(server.url, verify=body_of)
+    assert raised.value.absent
+    assert len(server.paths) == times
+
+
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_a_refusal_is_final_at_once(serve: Callable[..., ScriptedServer], status: int) -> None:
     server = serve(answer_with(status))

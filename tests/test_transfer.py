@@ -193,6 +193,22 @@ def test_only_the_tiles_that_fail_are_missing(tmp_path: Path, error: Exception) 
     assert set(missing["x0"]) == {128}
 
 
+def test_a_plane_that_is_gone_is_asked_for_once(tmp_path: Path) -> None:
+    def gone(crop: Crop) -> None:
+        if crop.plane.plane == 12:
+            raise TransferError("x: HTTP 404 (3 attempts)", reason="HTTP 404", absent=True)
+
+    cell = a_cell()
+    plan = plan_cell(cell, SKELETON, CASES["full"])
+    source = PatternSource(gone)
+    ledger = run(cell, plan, source, tmp_path, allow_missing=True, connections=1)
+    assert sum(crop.plane.plane == 12 for crop in source.crops) == 1
+    missing = ledger[ledger["state"] == "missing"]
+    assert set(missing["z"]) == {12}
+    assert len(missing) == (ledger["z"] == 12).sum() > 10
+    assert set(missing["reason"]) == {"HTTP 404"}
+
+
 @pytest.mark.parametrize("wrong", ["shape", "dtype"])
 def test_pixels_of_another_kind_are_never_written(tmp_path: Path, wrong: str) -> None:
     class Wrong(PatternSource):

@@ -25,8 +25,7 @@ from brightfield.errors import TransferError
 MAX_BODY_BYTES = 512 * 2**20
 """No answer of the services that we know comes near; more than this is a mistake, ours or theirs."""
 
-_GONE = frozenset({404, 410})
-_GONE_ATTEMPTS = 3  # a server behind a load balancer may say 404 once for something it has
+_GONE = {404: 3, 410: 2}  # how often a server must say so: behind a load balancer it may say 404 for something it has
 _TRANSIENT = frozenset({408, 425, 429})
 _BACKOFF_MAX_S = 30.0
 _STALL_BYTES_PER_S = 1024  # slower than this after `timeout_s` is a stall, even when bytes trickle in
@@ -86,9 +85,13 @@ class Traffic:
 
 
 class _Failure(Exception):
-    """One attempt failed. after_s: the server's own wish. gone: it says 404 or 410. final: no other attempt could succeed."""
+    """One attempt failed.
 
-    def __init__(self, reason: str, *, after_s: float = 0.0, gone: bool = False, final: bool = False) -> None:
+    after_s: the server's own wish. gone: how often it must say that there is no such thing to be believed; 0 where it does not say so.
+    final: no other attempt could succeed.
+    """
+
+    def __init__(self, reason: str, *, after_s: float = 0.0, gone: int = 0, final: bool = False) -> None:
         super().__init__(reason)
         self.after_s = after_s
         self.gone = gone
@@ -160,9 +163,9 @@ class HttpClient:
                 failure = _Failure(unbelievable.reason)
             except _Failure as error:
                 failure = error
-            gone += failure.gone
-            if failure.final or gone >= _GONE_ATTEMPTS or attempt > self.options.retries:
-                raise _given_up(url, attempt, str(failure), absent=failure.gone)
+            gone += bool(failure.gone)
+            if failure.final or 0 < failure.gone <= gone or attempt > self.options.retries:
+                raise _given_up(url, attempt, str(failure), absent=bool(failure.gone))
             self._pause(url, attempt, failure)
 
     def _fetch(self, url: str) -> Answer:
@@ -268,7 +271,7 @@ def _given_up(url: str, attempts: int, what: str, *, reason: str | None = None, 
 
 def _refusal(response: urllib3.BaseHTTPResponse) -> _Failure:
     status = response.status
-    gone = status in _GONE
+    gone = _GONE.get(status, 0)
     final = not (gone or status in _TRANSIENT or status >= 500)
     return _Failure(f"HTTP {status}", after_s=_retry_after_s(response.headers.get("Retry-After", "")), gone=gone, final=final)
 

@@ -120,14 +120,22 @@ class _Fetcher:
         self._allow_missing = allow_missing
         self._dtype = np.dtype(np.uint8 if stack.bits == 8 else np.uint16)
         self._tiles = plan.tiles[["z", "y0", "y1", "x0", "x1"]].to_numpy()
+        self._absent: dict[int, TransferError] = {}
 
     def tiles(self, rows: slice) -> list[_Tile]:
-        """The tiles of one request. A merged request that fails is asked for tile by tile: the service may cap what is large."""
+        """The tiles of one request. A merged request that fails is asked for tile by tile: the service may cap what is large.
+
+        Planes are asked for by their own number, so where the source insists that one is not there, it is not asked for its other tiles.
+        """
+        plane = int(self._tiles[rows.start, 0])
+        if plane in self._absent:
+            return self._missing(rows, self._absent[plane])
         try:
             pixels = self._pixels(rows)
         except (TransferError, StackError) as error:
-            absent = isinstance(error, TransferError) and error.absent
-            if rows.stop - rows.start > 1 and not absent:
+            if isinstance(error, TransferError) and error.absent:
+                self._absent[plane] = error
+            elif rows.stop - rows.start > 1:
                 return [tile for row in range(rows.start, rows.stop) for tile in self.tiles(slice(row, row + 1))]
             return self._missing(rows, error)
         left = self._tiles[rows.start, 3]
