@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from brightfield import mirror_rma
+from brightfield import cli, mirror_rma
 from brightfield.allen import AllenSource
 from brightfield.client import HttpClient
 from brightfield.errors import ConfigError, InputError, SourceError, TableError
@@ -31,6 +31,7 @@ from brightfield.mirror_faults import Fault, Faults
 from brightfield.mirror_records import tables_of
 from brightfield.source import Cell, Crop, Plane
 from brightfield.testing import small_catalog, small_cell, small_picture
+from repositories import REPOSITORY
 
 CELLS = (small_cell(1), small_cell(2, missing=(2,)), small_cell(3, stack=None, marker_file_id=None, marker_url=None))
 QUERY = "/api/v2/data/query.json?q="
@@ -442,6 +443,26 @@ def test_an_interrupted_export_goes_on_and_fetches_nothing_twice(mirror: Mirror,
         export(source, cells, tmp_path)
     assert [request.path.partition("?")[0] for request in mirror.requests] == ["/api/v2/image_download/1002"]
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_command_exports_the_selected_cells_and_refuses_too_much(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with HttpClient() as client:
+        source = AllenSource(client, mirror.base_url)
+        cell = next(cell for cell in source.complete(source.cells()) if cell.stack and cell.swc_url)
+    place = ["source=allen", f"source.base_url={mirror.base_url}", "source.accept_terms=true"]
+    words = ["-C", str(REPOSITORY), "mirror", "export", str(tmp_path), *place, f"source.specimen_ids=[{cell.specimen_id}]"]
+    assert cli.main([*words, "image.max_gb=1e-6"]) != 0
+    assert "name fewer cells" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main([*words, "--no-pictures"]) == 0
+    assert list((tmp_path / "images").iterdir()) == []
+    assert cli.main(words) == 0
+    assert "1 cells are in" in capsys.readouterr().out
+    with serve(FolderCatalog(tmp_path)) as copy, HttpClient() as client:
+        (copied,) = AllenSource(client, copy.base_url).cells()
+        assert AllenSource(client, copy.base_url).complete([copied])[0].stack == cell.stack
 
 
 def test_an_export_without_pictures_and_one_of_deep_stacks(mirror: Mirror, tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ def _params(words: argparse.Namespace) -> Config:
     return load(words.root / PARAMS_FILE)
 
 
+def _composed(words: argparse.Namespace) -> Config:
+    """What conf/ composes to with the overrides; without any, params.yaml as it is."""
+    from brightfield import composition
+
+    return composition.compose(words.overrides, words.root) if words.overrides else _params(words)
+
+
 # ------------------------------------------------------------------------------------------------------ configuration and plan
 
 
@@ -108,11 +115,9 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(words: argparse.Namespace) -> int:
-    from brightfield import composition
     from brightfield.stages import download
 
-    composed = composition.compose(words.overrides, words.root) if words.overrides else _params(words)
-    plan = download.plan(composed, words.root)
+    plan = download.plan(_composed(words), words.root)
     print(plan.as_json(words.rate) if words.json else plan.as_text(words.rate))
     return 0
 
@@ -244,9 +249,21 @@ def _add_mirror(commands: Commands) -> None:
     serve.add_argument("--port", type=int, default=0, help="default: a free one")
     serve.add_argument("--faults", default="", metavar="KEY=RATE,...", help="misbehave on purpose, e.g. error=0.1,truncate=0.05,seed=1")
 
+    export = _add(actions, "export", _mirror_export, "copy the source's selected cells into a folder that `mirror serve` serves")
+    export.add_argument("folder", type=Path)
+    export.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; without any, params.yaml as it is")
+    export.add_argument("--no-pictures", action="store_true", help="tables, skeletons and markers alone")
+
 
 def _mirror_serve(words: argparse.Namespace) -> int:
     from brightfield import mirror
 
     mirror.serve_folder(words.folder, words.host, words.port, words.faults)
+    return 0
+
+
+def _mirror_export(words: argparse.Namespace) -> int:
+    from brightfield import mirror_export
+
+    print(mirror_export.export_selected(_composed(words), words.folder, pictures=not words.no_pictures))
     return 0
