@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from brightfield.cones import Cones, SomaEdges, cones_of, spans_of
 from brightfield.lines import lines_of
-from brightfield.runs import Runs, in_row_order, row_bounds, sort_rows, union
+from brightfield.runs import Runs, in_row_order, row_bounds, union
 
 if TYPE_CHECKING:
     from brightfield.skeleton import Skeleton
@@ -101,7 +101,6 @@ def _row_table(ordered: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[n
 def _contact_count(spans: NDArray[np.int32], cones: Cones, skeleton: Skeleton) -> int:
     """Groups of distant pairs of edges that touch; pairs of neighbouring edges are one place."""
     ordered = in_row_order(spans)
-    sort_rows(ordered)
     table, low = _row_table(ordered)
     radius = cones.geometry[:, 3::4].max(axis=1)
     depth = skeleton.depth.astype(np.int64)
