@@ -403,47 +403,55 @@ def _merge_latest(spans: Any, filled: int, latest: Any, row_z: int, row_y: int) 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _silhouette_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
-    """The row of the cone's projection along z, as far as its contour lies within `axial` of pz; x relative to end a.
+def _silhouette_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float, bool]:
+    """The row of the cone's projection along z, as far as its contour lies within `axial` of pz; and whether that is all of the row.
 
-    The contour of a sphere is at the height of its centre, so a contour point that the cone touches at u is at height u bz.
+    x is relative to end a. The contour of a sphere is at the height of its centre, so a contour point that the cone touches at u is at
+    height u bz.
     """
     bz, by, bx = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
     ra, rb = cone[3], cone[7]
     dr = rb - ra
-    lo, hi = inf, -inf
+    row, seen = (inf, -inf), (inf, -inf)
     da, db = ra * ra - py * py, rb * rb - (py - by) * (py - by)
-    if da >= 0.0 and abs(pz) <= axial:
+    if da >= 0.0:
         w = sqrt(da)
-        lo, hi = -w, w
-    if db >= 0.0 and abs(pz - bz) <= axial:
+        row, seen = _widened(row, seen, -w, w, abs(pz) <= axial)
+    if db >= 0.0:
         w = sqrt(db)
-        lo, hi = min(lo, bx - w), max(hi, bx + w)
+        row, seen = _widened(row, seen, bx - w, bx + w, abs(pz - bz) <= axial)
     lateral = by * by - dr * dr
     a = lateral + bx * bx
     k = ra * dr + py * by
     e = k * k + lateral * da
-    if a <= 0.0 or e < 0.0 or lateral == 0.0:
-        return lo, hi
-    m = k * bx
-    root = sqrt(a * e)
-    s = m + root if m >= 0.0 else m - root
-    if s == 0.0:
-        return lo, hi
-    for x in (s / lateral, (-a * da - k * k) / s):
-        u = (k + x * bx) / a
-        if 0.0 <= u <= 1.0 and abs(pz - u * bz) <= axial:
-            lo, hi = min(lo, x), max(hi, x)
-    return lo, hi
+    if a > 0.0 and e >= 0.0 and lateral != 0.0:
+        m = k * bx
+        root = sqrt(a * e)
+        s = m + root if m >= 0.0 else m - root
+        if s != 0.0:
+            for x in (s / lateral, (-a * da - k * k) / s):
+                u = (k + x * bx) / a
+                if 0.0 <= u <= 1.0:
+                    row, seen = _widened(row, seen, x, x, abs(pz - u * bz) <= axial)
+    return seen[0], seen[1], lateral != 0.0 and seen == row
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _widened(row: Any, seen: Any, lo: float, hi: float, is_near: bool) -> tuple[Any, Any]:
+    row = (min(row[0], lo), max(row[1], hi))
+    if is_near:
+        seen = (min(seen[0], lo), max(seen[1], hi))
+    return row, seen
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _shell_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
     """The row of the swept cone: a concave function of z is highest at its own peak, or at the end of the range that is nearer to it."""
-    lo, hi = _silhouette_row(cone, pz, py, axial)
-    for z in (pz - axial, pz + axial):
-        row_lo, row_hi, _ = _row(cone, z, py)
-        lo, hi = min(lo, row_lo), max(hi, row_hi)
+    lo, hi, is_all = _silhouette_row(cone, pz, py, axial)
+    if not is_all:
+        for z in (pz - axial, pz + axial):
+            row_lo, row_hi, _ = _row(cone, z, py)
+            lo, hi = min(lo, row_lo), max(hi, row_hi)
     return lo, hi
 
 

@@ -8,8 +8,9 @@ Every level of the pyramid is rasterized from the skeleton by the same rules.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -152,18 +153,17 @@ def write_labels(
     labels, reasons = _create(path, grids, plan, rules, chunk_zyx, shard_zyx, source_image, facts)
     cones = cones_of(skeleton, rules.r_min_um, rules.soma_edges)
     from_image = [_NONE if image_reasons is None else image_reasons(k, g) for k, g in enumerate(grids)]
-    with ThreadPoolExecutor(threads) as pool:
-        levels = list(pool.map(partial(_level, cones, skeleton, grid, plan, rules), range(len(grids)), grids, from_image))
+    with _mapping(threads) as map_in_order:
+        levels = list(map_in_order(partial(_level, cones, skeleton, grid, plan, rules), range(len(grids)), grids, from_image))
         topology = topology_of(levels[0].spans(), cones, skeleton, rules.connect)
-        by_tree = [topology.n_components_by_tree, *pool.map(partial(_components, skeleton, rules), levels[1:])]
+        by_tree = [topology.n_components_by_tree, *map_in_order(partial(_components, skeleton, rules), levels[1:])]
         for number, n_components in enumerate(by_tree):
             _refuse_pieces(n_components, number, skeleton, grid, rules)
-        share = pool.submit(_unknown_share, levels[_near_level(grids)], rules)
-        tallies = list(pool.map(partial(_write_slab, labels, reasons, rules), *zip(*_slabs(levels, labels), strict=True)))
-    tally = Tally()
-    for of_slab in tallies:
-        tally.include(of_slab)
-    return LabelStats(rules.kind, tally, share.result(), topology, validity, (*findings, *type_findings))
+        tally = Tally()
+        for of_slab in map_in_order(partial(_write_slab, labels, reasons, rules), *zip(*_slabs(levels, labels), strict=True)):
+            tally.include(of_slab)
+    share = _unknown_share(levels[_near_level(grids)], rules)
+    return LabelStats(rules.kind, tally, share, topology, validity, (*findings, *type_findings))
 
 
 def ignored_share(
@@ -178,6 +178,16 @@ def ignored_share(
     from_image = _NONE if image_reasons is None else image_reasons(number, grids[number])
     cones = cones_of(skeleton, rules.r_min_um, rules.soma_edges)
     return _unknown_share(_level(cones, skeleton, grid, plan, rules, number, grids[number], from_image), rules)
+
+
+@contextmanager
+def _mapping(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` over threads: the results come in order. One thread is this one, whose memory is already there."""
+    if threads == 1:
+        yield map
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
 
 
 def read_distance(codes: NDArray[np.uint8], band_um: float) -> NDArray[np.float32]:

@@ -167,6 +167,9 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
 def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> list[bytes]:
     """`encode_shard` before it is joined: for writing without a second copy."""
     ordered = sorted(chunks)
+    for inner in ordered:
+        if not all(map(range.__contains__, map(range, spec.chunks_per_shard_zyx), inner)):
+            raise ValueError(f"inner chunk {inner} is not in a shard of {spec.chunks_per_shard_zyx} chunks")
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             encoded = list(pool.map(lambda inner: _encode_chunk(spec, inner, chunks[inner]), ordered))
@@ -263,8 +266,6 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 
 def _encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
-    if not all(0 <= i < n for i, n in zip(inner, spec.chunks_per_shard_zyx, strict=True)):
-        raise ValueError(f"inner chunk {inner} is not in a shard of {spec.chunks_per_shard_zyx} chunks")
     if not isinstance(chunk, np.ndarray):
         value = np.asarray(chunk, spec.dtype).tobytes()
     elif chunk.shape != spec.chunk_zyx or chunk.dtype != spec.dtype:
@@ -295,7 +296,7 @@ def _compress(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
     # no lock, the GIL released. It is set at every call because the switch is global and others have it too.
     blosc.use_threads = False
     shuffle = blosc.NOSHUFFLE if spec.dtype.itemsize == 1 else blosc.SHUFFLE
-    data: bytes = blosc.compress(chunk, b"zstd", COMPRESSION_LEVEL, shuffle, spec._chunk_bytes)  # noqa: SLF001 - same module
+    data: bytes = blosc.compress(chunk, b"zstd", COMPRESSION_LEVEL, shuffle, chunk.nbytes)
     return data + _checksum(data)  # zstd frames in blosc have none, and a range read from a remote passes no other check
 
 
