@@ -113,9 +113,10 @@ class SlabPainter:
         if complete and not (len(pieces) or len(band) or len(bad)):
             return background
         scratch = scratch or _Scratch(self.spec)
+        only_runs = (complete or self._boxes is None) and not (len(band) or bad)
+        scratch.blank(background if complete or self._boxes is None else unseen, (pieces, low) if only_runs else None)
         voxels = scratch.chunk[: inside[0], : inside[1], : inside[2]]
-        scratch.chunk.fill(background if complete or self._boxes is None else unseen)
-        if not complete:
+        if not (complete or self._boxes is None):
             voxels.fill(background)
         if self._band is not None and len(band):
             _paint_band(band, self._band, low, scratch)
@@ -213,6 +214,20 @@ class _Scratch:
     def __init__(self, spec: ArraySpec) -> None:
         self.chunk = np.empty(spec.chunk_zyx, np.uint8)
         self.distance_um = np.empty((0, 0, 0), np.float32)
+        self._value = -1
+        self._painted: tuple[Runs, Index] | None = None
+
+    def blank(self, value: int, to_paint: tuple[Runs, Index] | None) -> None:
+        """Give the whole chunk one value. to_paint: the runs and first voxel of all that will be painted on it, None if there is more.
+
+        Runs cover little of a chunk, so where they were all, painting them over is quicker than filling it.
+        """
+        if self._value == value and self._painted is not None:
+            pieces, low = self._painted
+            _fill_pieces(pieces, *low, value, self.chunk)
+        else:
+            self.chunk.fill(value)
+        self._value, self._painted = value, to_paint
 
 
 class _Chunks(Mapping[Any, Any]):
@@ -294,6 +309,12 @@ def _paint_band(spans: Runs, band: Band, low: Index, scratch: _Scratch) -> None:
 def _paint_pieces(pieces: Any, z0: int, y0: int, x0: int, shift: int, out: Any) -> None:
     for i in range(len(pieces)):
         out[pieces[i, 0] - z0, pieces[i, 1] - y0, pieces[i, 2] - x0 : pieces[i, 3] - x0] = (pieces[i, 4] >> shift) & 255
+
+
+@njit(cache=True, nogil=True)
+def _fill_pieces(pieces: Any, z0: int, y0: int, x0: int, value: int, out: Any) -> None:
+    for i in range(len(pieces)):
+        out[pieces[i, 0] - z0, pieces[i, 1] - y0, pieces[i, 2] - x0 : pieces[i, 3] - x0] = value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -34,7 +34,7 @@ COMPRESSION_LEVEL = 1
 _MISSING = 2**64 - 1
 _CHECKSUM_BYTES = 4
 _CONSTANT_BYTES, _CONSTANT_RATIO = 256, 1024
-"""A chunk of one value compresses to less than 256 bytes and a thousandth: what is larger need not be looked at."""
+"""A chunk of one value compresses to less than 256 bytes and a thousandth: with more there is nothing to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +167,16 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
 def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> list[bytes]:
     """`encode_shard` before it is joined: for writing without a second copy."""
     ordered = sorted(chunks)
+    counts = spec.chunks_per_shard_zyx
     for inner in ordered:
-        if not all(map(range.__contains__, map(range, spec.chunks_per_shard_zyx), inner)):
-            raise ValueError(f"inner chunk {inner} is not in a shard of {spec.chunks_per_shard_zyx} chunks")
+        if not all(0 <= i < n for i, n in zip(inner, counts, strict=True)):
+            raise ValueError(f"inner chunk {inner} is not in a shard of {counts} chunks")
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             encoded = list(pool.map(lambda inner: _encode_chunk(spec, inner, chunks[inner]), ordered))
     else:
         encoded = [_encode_chunk(spec, inner, chunks[inner]) for inner in ordered]
-    index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
+    index = np.full((*counts, 2), _MISSING, "<u8")
     parts: list[bytes] = []
     offset = 0
     for inner, data in zip(ordered, encoded, strict=True):
@@ -272,18 +273,11 @@ def _encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
         raise ValueError(f"inner chunk {inner} is {chunk.dtype} {chunk.shape}, needed {spec.dtype} {spec.chunk_zyx}")
     else:
         chunk = np.ascontiguousarray(chunk)
-        data = _compress(spec, chunk)
-        if len(data) > _CONSTANT_BYTES + chunk.nbytes // _CONSTANT_RATIO or not (value := _constant(chunk)):
+        value, data = chunk.reshape(-1)[:1].tobytes(), _compress(spec, chunk)
+        # The same voxels give the same bytes, so these tell a chunk of one value; a large answer cannot be one.
+        if len(data) > _CONSTANT_BYTES + chunk.nbytes // _CONSTANT_RATIO or data != _compressed_constant(spec, value):
             return data
-    if value == np.asarray(spec.fill_value, spec.dtype).tobytes():
-        return b""
-    return _compressed_constant(spec, value)
-
-
-def _constant(chunk: NDArray[Any]) -> bytes:
-    """The bytes of the one value that fills a contiguous chunk; empty when it holds several."""
-    bits = chunk.view(f"u{chunk.itemsize}")
-    return chunk.reshape(-1)[:1].tobytes() if bits.min() == bits.max() else b""
+    return b"" if value == np.asarray(spec.fill_value, spec.dtype).tobytes() else _compressed_constant(spec, value)
 
 
 @lru_cache(maxsize=256)
