@@ -135,11 +135,8 @@ def near_window(
     cones: Cones, grid: Grid, box: NDArray[np.int64], reach_zyx_um: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> NDArray[np.intp]:
     """Indices of the cones whose bounding box, grown by `reach_zyx_um`, meets the box of voxels."""
-    g = cones.geometry
-    low = np.minimum(g[:, :3] - g[:, 3:4], g[:, 4:7] - g[:, 7:8]) - reach_zyx_um
-    high = np.maximum(g[:, :3] + g[:, 3:4], g[:, 4:7] + g[:, 7:8]) + reach_zyx_um
-    meets = (grid.to_voxel(high) >= box[0::2] - 1) & (grid.to_voxel(low) <= box[1::2])
-    return np.flatnonzero(meets.all(axis=1))
+    near: NDArray[np.intp] = _near_window(cones.geometry, grid_numbers(grid), box, np.array(reach_zyx_um, np.float64))
+    return near
 
 
 def _collect(
@@ -168,6 +165,23 @@ def _collect(
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
 # No fastmath: the compiler may then neither reorder sums nor contract them, so every machine takes the same decisions.
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _near_window(cones: Any, grid: Any, box: Any, reach: Any) -> Any:
+    near = np.empty(len(cones), np.intp)
+    n = 0
+    for i in range(len(cones)):
+        meets = True
+        for axis in range(3):
+            low = min(cones[i, axis] - cones[i, 3], cones[i, 4 + axis] - cones[i, 7]) - reach[axis]
+            high = max(cones[i, axis] + cones[i, 3], cones[i, 4 + axis] + cones[i, 7]) + reach[axis]
+            origin, size = grid[axis], grid[3 + axis]
+            meets = meets and (high - origin) / size >= box[2 * axis] - 1 and (low - origin) / size <= box[2 * axis + 1]
+        if meets:
+            near[n] = i
+            n += 1
+    return near[:n]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -403,55 +417,58 @@ def _merge_latest(spans: Any, filled: int, latest: Any, row_z: int, row_y: int) 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _silhouette_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float, bool]:
-    """The row of the cone's projection along z, as far as its contour lies within `axial` of pz; and whether that is all of the row.
+def _silhouette_row(cone: Any, py: float) -> tuple[float, float, float, float]:
+    """The row of the cone's projection along z: lowest x and the height of the contour there, highest x and its height, all from end a.
 
-    x is relative to end a. The contour of a sphere is at the height of its centre, so a contour point that the cone touches at u is at
-    height u bz.
+    The contour of a sphere is at the height of its centre, so a contour point that the cone touches at u is at height u bz.
     """
     bz, by, bx = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
     ra, rb = cone[3], cone[7]
     dr = rb - ra
-    row, seen = (inf, -inf), (inf, -inf)
+    row = (inf, 0.0, -inf, 0.0)
     da, db = ra * ra - py * py, rb * rb - (py - by) * (py - by)
     if da >= 0.0:
         w = sqrt(da)
-        row, seen = _widened(row, seen, -w, w, abs(pz) <= axial)
+        row = (-w, 0.0, w, 0.0)
     if db >= 0.0:
         w = sqrt(db)
-        row, seen = _widened(row, seen, bx - w, bx + w, abs(pz - bz) <= axial)
+        row = _widened(_widened(row, bx - w, bz), bx + w, bz)
     lateral = by * by - dr * dr
     a = lateral + bx * bx
     k = ra * dr + py * by
     e = k * k + lateral * da
-    if a > 0.0 and e >= 0.0 and lateral != 0.0:
-        m = k * bx
-        root = sqrt(a * e)
-        s = m + root if m >= 0.0 else m - root
-        if s != 0.0:
-            for x in (s / lateral, (-a * da - k * k) / s):
-                u = (k + x * bx) / a
-                if 0.0 <= u <= 1.0:
-                    row, seen = _widened(row, seen, x, x, abs(pz - u * bz) <= axial)
-    return seen[0], seen[1], lateral != 0.0 and seen == row
+    if a <= 0.0 or e < 0.0:
+        return row
+    m = k * bx
+    root = sqrt(a * e)
+    s = m + root if m >= 0.0 else m - root
+    for x in (s / lateral, (-a * da - k * k) / s):
+        u = (k + x * bx) / a
+        if 0.0 <= u <= 1.0:
+            row = _widened(row, x, u * bz)
+    return row
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _widened(row: Any, seen: Any, lo: float, hi: float, is_near: bool) -> tuple[Any, Any]:
-    row = (min(row[0], lo), max(row[1], hi))
-    if is_near:
-        seen = (min(seen[0], lo), max(seen[1], hi))
-    return row, seen
+def _widened(row: Any, x: float, height: float) -> Any:
+    lo, lo_height, hi, hi_height = row
+    if x < lo:
+        lo, lo_height = x, height
+    if x > hi:
+        hi, hi_height = x, height
+    return lo, lo_height, hi, hi_height
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _shell_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
     """The row of the swept cone: a concave function of z is highest at its own peak, or at the end of the range that is nearer to it."""
-    lo, hi, is_all = _silhouette_row(cone, pz, py, axial)
-    if not is_all:
-        for z in (pz - axial, pz + axial):
-            row_lo, row_hi, _ = _row(cone, z, py)
-            lo, hi = min(lo, row_lo), max(hi, row_hi)
+    lo, lo_height, hi, hi_height = _silhouette_row(cone, py)
+    lo_end, hi_end = min(max(lo_height, pz - axial), pz + axial), min(max(hi_height, pz - axial), pz + axial)
+    if lo_end != lo_height or hi_end != hi_height:
+        row_lo, row_hi, _ = _row(cone, lo_end if lo_end != lo_height else hi_end, py)
+        if lo_end != lo_height and hi_end != hi_height and lo_end != hi_end:
+            _, row_hi, _ = _row(cone, hi_end, py)
+        lo, hi = row_lo if lo_end != lo_height else lo, row_hi if hi_end != hi_height else hi
     return lo, hi
 
 

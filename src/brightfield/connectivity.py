@@ -56,7 +56,8 @@ def topology_of(spans: NDArray[np.int32], cones: Cones, skeleton: Skeleton, conn
     whole = union(spans, 1)
     n_components = component_count(whole, _adjacency(connect))
     by_tree = (n_components,) if skeleton.n_trees == 1 else components_by_tree(spans, cones, skeleton.n_trees, connect)
-    return Topology(n_components, by_tree, loop_count(whole), _contact_count(spans, cones, skeleton))
+    n_loops = loop_count(whole, n_components if _adjacency(connect) == 26 else None)
+    return Topology(n_components, by_tree, n_loops, _contact_count(spans, cones, skeleton))
 
 
 def components_by_tree(spans: NDArray[np.int32], cones: Cones, n_trees: int, connect: int | None) -> tuple[int, ...]:
@@ -78,12 +79,16 @@ def component_count(runs: Runs, connect: int) -> int:
     return int(_count_components(runs, _row_table(runs)[0], connect == 26))
 
 
-def loop_count(runs: Runs) -> int:
-    """Independent loops of the voxels in `runs` as closed cubes: components + cavities - Euler characteristic."""
+def loop_count(runs: Runs, n_components: int | None = None) -> int:
+    """Independent loops of the voxels in `runs` as closed cubes: components + cavities - Euler characteristic.
+
+    n_components: the 26-connected components of the runs, where they are counted already.
+    """
     if len(runs) == 0:
         return 0
     table, low = _row_table(runs)
-    return int(_count_components(runs, table, True) + _count_cavities(runs, table, low) - _euler(runs, table))
+    n_solids = _count_components(runs, table, True) if n_components is None else n_components
+    return int(n_solids + _count_cavities(runs, table, low) - _euler(runs, table))
 
 
 def _row_table(ordered: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -49,7 +49,14 @@ def planes_of(ordered: NDArray[np.int32], z0: int, z1: int) -> NDArray[np.int32]
 
 def strokes(tubes: NDArray[np.int32], lines: NDArray[np.int32], n_cones: int) -> NDArray[np.int32]:
     """Spans of tubes and of lines (see `lines.lines_of`) together, in order; a line's cone has `n_cones` added to tell it apart."""
-    return in_row_order(np.concatenate([tubes, lines + np.array([0, 0, 0, 0, n_cones], np.int32)]))
+    return in_row_order(_joined(tubes, lines, n_cones))
+
+
+def _joined(first: NDArray[np.int32], second: NDArray[np.int32], mark: int) -> NDArray[np.int32]:
+    """Both, with `mark` added to the last column of the second; numpy takes ten times as long to add a row of five."""
+    both = np.concatenate([first, second])
+    both[len(first) :, 4] += mark
+    return both
 
 
 def settle(strokes: NDArray[np.int32], cones: Cones, grid: Grid) -> Runs:
@@ -81,8 +88,7 @@ def overlay(tubes: Runs, reasons: Runs) -> Runs:
     reasons: the same, of `schema.Reason` bits, which add up. A tube wins over every reason but MISREGISTERED; a tube of unknown class is
     UNEXPLAINED.
     """
-    marked = reasons + np.array([0, 0, 0, 0, _REASON], np.int32)
-    layers = in_row_order(np.concatenate([tubes, marked]))
+    layers = in_row_order(_joined(tubes, reasons, _REASON))
     runs = np.empty((2 * len(layers) + 16, 5), np.int32)
     return runs[: _overlay_rows(layers, runs)].copy()
 
