@@ -295,9 +295,9 @@ def _sphere_row(q2: float, centre: float, r: float) -> tuple[float, float, bool]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _plane_rows(cone: Any, pz: float) -> tuple[float, float]:
-    """The y range, relative to end a, in which the plane at pz meets a cone: the row of its projection along x."""
-    bz, by = cone[4] - cone[0], cone[5] - cone[1]
+def _plane_rows(cone: Any, pz: float, z: int = 0, y: int = 1) -> tuple[float, float]:
+    """The y range, from end a, in which the plane at pz meets a cone: the row of its projection along x. Or with z and y swapped."""
+    bz, by = cone[4 + z] - cone[z], cone[4 + y] - cone[y]
     ra, rb = cone[3], cone[7]
     dr = rb - ra
     a = bz * bz + by * by - dr * dr
@@ -460,51 +460,41 @@ def _widened(row: Any, x: float, height: float) -> Any:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _shell_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
+def _shell_row(cone: Any, silhouette: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
     """The row of the swept cone: a concave function of z is highest at its own peak, or at the end of the range that is nearer to it."""
-    lo, lo_height, hi, hi_height = _silhouette_row(cone, py)
+    lo, lo_height, hi, hi_height = silhouette
     lo_end, hi_end = min(max(lo_height, pz - axial), pz + axial), min(max(hi_height, pz - axial), pz + axial)
-    if lo_end != lo_height or hi_end != hi_height:
-        row_lo, row_hi, _ = _row(cone, lo_end if lo_end != lo_height else hi_end, py)
-        if lo_end != lo_height and hi_end != hi_height and lo_end != hi_end:
-            _, row_hi, _ = _row(cone, hi_end, py)
-        lo, hi = row_lo if lo_end != lo_height else lo, row_hi if hi_end != hi_height else hi
-    return lo, hi
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _shell_plane_rows(cone: Any, pz: float, axial: float) -> tuple[float, float]:
-    """The y range, relative to end a, in which the plane at pz meets the swept cone."""
-    bz, by = cone[4] - cone[0], cone[5] - cone[1]
-    lo, hi = _plane_rows(cone, pz - axial)
-    other_lo, other_hi = _plane_rows(cone, pz + axial)
-    lo, hi = min(lo, other_lo), max(hi, other_hi)
-    if abs(pz) <= axial:
-        lo, hi = min(lo, -cone[3]), max(hi, cone[3])
-    if abs(pz - bz) <= axial:
-        lo, hi = min(lo, by - cone[7]), max(hi, by + cone[7])
-    return lo, hi
+    row_lo, row_hi, _ = _row(cone, lo_end if lo_end != lo_height else hi_end, py)
+    if lo_end != lo_height and hi_end != hi_height and lo_end != hi_end:
+        _, row_hi, _ = _row(cone, hi_end, py)
+    return row_lo if lo_end != lo_height else lo, row_hi if hi_end != hi_height else hi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fill_shell_spans(
     cones: Any, which: Any, done: int, axial: float, grid: Any, box: Any, latest: Any, spans: Any, filled: int
 ) -> tuple[int, int]:
-    """As `_fill_spans`, for cones swept by `axial` to either side along z."""
+    """As `_fill_spans`, for cones swept by `axial` to either side along z: most planes of a y see the same contour, so z goes last."""
     oz, oy, ox, sz, sy, sx = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     while done < len(which):
         index = which[done]
         cone = cones[index]
         before = filled
-        z_lo, z_hi = min(cone[0] - cone[3], cone[4] - cone[7]), max(cone[0] + cone[3], cone[4] + cone[7])
-        z0, z1 = _voxels(z_lo - axial, z_hi + axial, oz, sz, box[0], box[1], 0.0)
-        for z in range(z0, z1):
-            pz = (oz + z * sz) - cone[0]
-            lo, hi = _shell_plane_rows(cone, pz, axial)
-            y0, y1 = _voxels(lo + cone[1], hi + cone[1], oy, sy, box[2], box[3], 0.0)
-            for y in range(y0, y1):
-                lo, hi = _shell_row(cone, pz, (oy + y * sy) - cone[1], axial)
-                x0, x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
+        y_lo, y_hi = min(cone[1] - cone[3], cone[5] - cone[7]), max(cone[1] + cone[3], cone[5] + cone[7])
+        y0, y1 = _voxels(y_lo, y_hi, oy, sy, box[2], box[3], 0.0)
+        for y in range(y0, y1):
+            py = (oy + y * sy) - cone[1]
+            lo, hi = _plane_rows(cone, py, 1, 0)
+            z0, z1 = _voxels(lo + cone[0] - axial, hi + cone[0] + axial, oz, sz, box[0], box[1], 0.0)
+            silhouette = _silhouette_row(cone, py)
+            lo, lo_height, hi, hi_height = silhouette
+            whole_x0, whole_x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
+            for z in range(z0, z1):
+                pz = (oz + z * sz) - cone[0]
+                x0, x1 = whole_x0, whole_x1
+                if abs(pz - lo_height) > axial or abs(pz - hi_height) > axial:
+                    lo, hi = _shell_row(cone, silhouette, pz, py, axial)
+                    x0, x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
                 if x0 >= x1:
                     continue
                 if filled == len(spans):

@@ -283,6 +283,8 @@ def _distant_pairs(spans: Any, table: Any, low: Any, parent: Any, depth: Any, le
                 a, b = min(spans[i, 4], spans[j, 4]), max(spans[i, 4], spans[j, 4])
                 if spans[j, 3] < spans[i, 2] or a == b or (n > 0 and pairs[n - 1, 0] == a and pairs[n - 1, 1] == b):
                     continue
+                if parent[a] == b or parent[b] == a:  # most pairs, and never distant
+                    continue
                 if tree[a] == tree[b] and not _distant(a, b, parent, depth, length, _DISTANT_UM + pi * (radius[a] + radius[b])):
                     continue
                 if n == len(pairs):
