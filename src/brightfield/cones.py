@@ -37,6 +37,8 @@ _AMBIGUOUS_VOXEL = 1e-4
 _ILL_CONDITIONED = 1e-9
 _PARALLEL_JOBS_FROM = 2000
 _FIRST_CAPACITY = 1 << 14
+_LATEST_ROWS = 1 << 15
+"""Rows whose latest interval is remembered when intervals are merged: cones come neighbour after neighbour, so few are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _collect(
     jobs = n_threads(threads) if len(near) >= _PARALLEL_JOBS_FROM else 1
 
     def fill(part: NDArray[np.intp]) -> NDArray[np.int32]:
-        latest = np.full((box[1] - box[0], box[3] - box[2]) if merge else (0, 0), -1, np.int32)
+        latest = np.full(_LATEST_ROWS if merge else 0, -1, np.int32)
         spans = np.empty((_FIRST_CAPACITY, 5), np.int32)
         filled, done = 0, 0
         while done < len(part):
@@ -357,7 +359,7 @@ def _fill_spans(
                 else:
                     filled = _append_tested(cone, grid, spans, filled, z, y, x0, x1, index)
                 if len(latest):
-                    filled = _merge_latest(spans, filled, latest, z - box[0], y - box[2])
+                    filled = _merge_latest(spans, filled, latest)
         done += 1
     return filled, done
 
@@ -402,17 +404,22 @@ def _append(spans: Any, filled: int, z: int, y: int, x0: int, x1: int, index: in
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _merge_latest(spans: Any, filled: int, latest: Any, row_z: int, row_y: int) -> int:
-    """Let the last span lengthen the latest one of its row where they meet; `latest` may point at rows that a retry overwrote."""
+def _merge_latest(spans: Any, filled: int, latest: Any) -> int:
+    """Let the last span lengthen the latest one of its row where they meet.
+
+    Rows share places in `latest`, and a retry overwrites spans, so a place may point at a span of another row, or at none.
+    """
     if filled == 0:
         return filled
-    span, i = spans[filled - 1], latest[row_z, row_y]
+    span = spans[filled - 1]
+    place = (span[0] * 1021 + span[1]) & (len(latest) - 1)
+    i = latest[place]
     if 0 <= i < filled - 1:
         earlier = spans[i]
         if earlier[0] == span[0] and earlier[1] == span[1] and earlier[2] <= span[3] and span[2] <= earlier[3]:
             earlier[2], earlier[3] = min(earlier[2], span[2]), max(earlier[3], span[3])
             return filled - 1
-    latest[row_z, row_y] = filled - 1
+    latest[place] = filled - 1
     return filled
 
 
@@ -500,6 +507,6 @@ def _fill_shell_spans(
                 if filled == len(spans):
                     return before, done
                 filled = _append(spans, filled, z, y, x0, x1, index)
-                filled = _merge_latest(spans, filled, latest, z - box[0], y - box[2])
+                filled = _merge_latest(spans, filled, latest)
         done += 1
     return filled, done
