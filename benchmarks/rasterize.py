@@ -3,10 +3,12 @@
 Run: python benchmarks/rasterize.py [--data FOLDER] [--cells N] [--peers PYTHON]. Prints a table, writes results/rasterize.json.
 Each cell is written in a process of its own, kernels compiled before the clock starts: full resolution (0.1144 x 0.1144 x 0.28 um), the
 canvas of the cells table, semantic labels with rim and reasons, all levels. "bare" is memset + blosc-zstd-1 of exactly the chunks that
-were stored, in the same process. Read the ratios; seconds are of this machine, and CPU seconds are less disturbed by its other work.
+were stored, in the same process; "ratio" is the CPU time of all but the file system's calls (open, write, rename) over it, "with files"
+that of everything, each the least of three turns. Memory is the kernel's high-water mark above what the process held before. Read the
+ratios: seconds are of this machine.
 
 Peers live in an environment of their own, their dependencies are not ours:
-    python -m venv peers && peers/bin/pip install gunpowder navis trimesh rtree
+    python -m venv peers && peers/bin/pip install gunpowder navis swcgeom trimesh rtree
     python benchmarks/rasterize.py --peers peers/bin/python
 """
 
@@ -17,38 +19,51 @@ import csv
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from numcodecs import blosc
+from rasterize_ladder import measure_peers
+from rasterize_peers import begin, resident_kb
 
-from brightfield.connectivity import component_count
 from brightfield.labels import LabelPlan, LabelRules, write_labels
-from brightfield.raster import rasterize
-from brightfield.runs import union
 from brightfield.shards import COMPRESSION_LEVEL
 from brightfield.skeleton import Skeleton, read_swc
 from brightfield.space import Grid, stack_grid
 from brightfield.testing import cable
-from brightfield.volume import Volume, open_volume
+from brightfield.volume import Volume, _write_atomically, open_volume
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "rasterize.json"
 PIXEL_UM, PLANE_UM, MARGIN_UM = 0.1144, 0.28, 10.0
-PEERS = ("gunpowder", "navis", "trimesh")
-PEER_TIMEOUT_S, PEER_MEMORY_GB = 900, 10
+TURNS = 3
 
 
 def canvas(skeleton: Skeleton, row: dict[str, str]) -> Grid:
     """The cell's stack: width and height of the cells table; its planes are not there, so 10 um beyond the deepest node."""
     n_planes = int(np.ceil((skeleton.position_zyx_um[:, 0].max() + MARGIN_UM) / PLANE_UM))
     return stack_grid(n_planes, int(row["si__height"]), int(row["si__width"]), PIXEL_UM, PLANE_UM)
+
+
+@contextmanager
+def clocked_files():
+    """CPU seconds that the calling threads spend in storing finished files, in the list that is given, one number per file."""
+    seconds = []
+
+    def store(target, parts):
+        start = time.thread_time()
+        _write_atomically(target, parts)
+        seconds.append(time.thread_time() - start)
+
+    with patch("brightfield.volume._write_atomically", store):
+        yield seconds
 
 
 def clocked(function):
@@ -79,17 +94,23 @@ def bare_seconds(volumes: list[Volume]) -> tuple[float, float, int]:
 
 
 def measure_cell(swc: Path, row: dict[str, str], threads: int) -> dict[str, float | int | str]:
-    """One cell, in this process: written once, and the limit measured on what was written."""
+    """One cell, in this process: it is written and the limit measured, by turns; the least of each, but memory as of the first."""
     skeleton = read_swc(swc)
     grid = canvas(skeleton, row)
+    turns, peak_mb = [], None
     with tempfile.TemporaryDirectory() as folder:
         write_labels(Path(folder) / "warm", cable(40.0), Grid((30, 300, 300), (0.28, 0.3, 0.3)), LabelPlan(), LabelRules(), threads=threads)
-        path, before = Path(folder) / swc.stem, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        wall, cpu, stats = clocked(lambda: write_labels(path, skeleton, grid, LabelPlan(), LabelRules(), threads=threads))
-        peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        for turn in range(TURNS):
+            path = Path(folder) / str(turn)
+            with clocked_files() as file_seconds:
+                _, before_kb = begin()
+                wall, cpu, stats = clocked(lambda p=path: write_labels(p, skeleton, grid, LabelPlan(), LabelRules(), threads=threads))
+                peak_mb = peak_mb or (resident_kb("VmHWM") - before_kb) // 1024
+            labels = open_volume(path)
+            bare_wall, bare_cpu, n_chunks = bare_seconds([labels, labels.sub("reason")])
+            turns.append((wall, cpu, cpu - sum(file_seconds), bare_wall, bare_cpu))
         n_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        labels = open_volume(path)
-        bare_wall, bare_cpu, n_chunks = bare_seconds([labels, labels.sub("reason")])
+    wall, cpu, cpu_without_files, bare_wall, bare_cpu = (min(column) for column in zip(*turns, strict=True))
     return {
         "cell": swc.stem,
         "nodes": len(skeleton),
@@ -102,16 +123,18 @@ def measure_cell(swc: Path, row: dict[str, str], threads: int) -> dict[str, floa
         "cpu_s": cpu,
         "bare_wall_s": bare_wall,
         "bare_cpu_s": bare_cpu,
+        "cpu_without_files_s": cpu_without_files,
+        "compute_and_compress_over_bare": cpu_without_files / bare_cpu,
         "cpu_over_bare": cpu / bare_cpu,
         "chunks": n_chunks,
         "bytes": n_bytes,
-        "peak_mb_above_imports": int(peak_mb),
+        "peak_mb_above_imports": peak_mb,
     }
 
 
 def write_all(files: list[Path], table: dict[str, dict[str, str]], threads: int) -> dict[str, float | int]:
     """Every cell written, one after the other in this process: seconds and the highest memory above the imports."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _, before_kb = begin()
 
     def write() -> int:
         connected = 0
@@ -124,7 +147,7 @@ def write_all(files: list[Path], table: dict[str, dict[str, str]], threads: int)
         return connected
 
     wall, cpu, connected = clocked(write)
-    peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    peak_mb = (resident_kb("VmHWM") - before_kb) // 1024
     return {"cells": len(files), "connected": connected, "wall_s": wall, "cpu_s": cpu, "peak_mb_above_imports": int(peak_mb)}
 
 
@@ -141,73 +164,15 @@ def distance_over_inside(skeleton: Skeleton, grid: Grid, repeats: int = 3) -> di
     return {**{f"{kind}_cpu_s": s for kind, s in seconds.items()}, "ratio": seconds["distance"] / seconds["inside"]}
 
 
-def measure_peers(python: Path | None, swc: Path, voxel_um: float) -> list[dict[str, float | int | str]]:
-    """Each peer, and us, on the same grid around a cell: seconds, memory, agreement with the bare definition, components."""
-    skeleton = read_swc(swc)
-    skeleton = skeleton.moved_to(skeleton.position_zyx_um - skeleton.position_zyx_um.min(axis=0) + MARGIN_UM)
-    shape = np.ceil((skeleton.position_zyx_um.max(axis=0) + MARGIN_UM) / voxel_um).astype(int)
-    grid = Grid(tuple(shape.tolist()), (voxel_um,) * 3)
-    rasterize(skeleton, grid, "inside", connect=None)
-    exact = rasterize(skeleton, grid, "inside", 0.0, "taper", None) > 0
-    rows = []
-    for name, arguments in (
-        ("brightfield, bare definition", ("inside", 0.0, "taper", None)),
-        ("brightfield, connected", ("inside", 0.0, "taper", 26)),
-    ):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        wall, _, mask = min((clocked(lambda a=arguments: rasterize(skeleton, grid, *a)) for _ in range(3)), key=lambda t: t[0])
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-        rows.append(compared(name, mask > 0, exact, wall, peak))
-    with tempfile.TemporaryDirectory() as folder:
-        task, result = Path(folder) / "task.npz", Path(folder) / "result.npz"
-        arrays = {"position_um": skeleton.position_zyx_um, "radius_um": skeleton.radius_um, "parent": skeleton.parent}
-        np.savez(task, **arrays, shape=shape, voxel_um=np.full(3, voxel_um))
-        rows += [run_peer(python, name, task, result, exact) for name in PEERS]
-    for row in rows:
-        row["grid"] = f"{swc.stem} {grid.shape_zyx} at {voxel_um} um"
-    return rows
-
-
-def run_peer(python: Path | None, name: str, task: Path, result: Path, exact: np.ndarray) -> dict[str, float | int | str]:
-    """One peer in its own process and environment, or why it is not there."""
-    if python is None or subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode:
-        return {"tool": name, "note": "not installed; see the head of this file"}
-    limit = PEER_MEMORY_GB * 2**30
-    command = [python, HERE / "rasterize_peers.py", name, task, result]
-    limited = lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # noqa: E731
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=PEER_TIMEOUT_S, check=False, preexec_fn=limited)
-    except subprocess.TimeoutExpired:
-        return {"tool": name, "note": f"not finished after {PEER_TIMEOUT_S} s"}
-    if run.returncode:
-        return {"tool": name, "note": f"failed: {(run.stderr.strip().splitlines() or [f'signal {-run.returncode}'])[-1][:200]}"}
-    with np.load(result) as found:
-        return compared(name, found["mask"], exact, float(found["seconds"]), int(found["peak_mb"]))
-
-
-def compared(name: str, mask: np.ndarray, exact: np.ndarray, seconds: float, peak_mb: int) -> dict[str, float | int | str]:
-    """A row of the peers' table."""
-    z, y, x = np.nonzero(mask)
-    runs = union(np.stack([z, y, x, x + 1, np.zeros_like(x)], axis=1).astype(np.int32), 1)
-    return {
-        "tool": name,
-        "seconds": seconds,
-        "peak_mb": int(peak_mb),
-        "iou_with_definition": float((mask & exact).sum() / (mask | exact).sum()),
-        "components": component_count(runs, 26),
-    }
-
-
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("BRIGHTFIELD_SHARED") or HERE.parent.parent / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with swc/ and cells/mouse_reconstructions_509.csv")
-    parser.add_argument("--cells", type=int, default=None, help="measure only N cells one by one, spread over all")
+    parser.add_argument("--cells", type=int, default=None, help="measure only N cells, spread over all (default: every cell)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", type=Path, default=None, help="the python of an environment with the peers")
     parser.add_argument("--peer-cell", default="320207387")
-    parser.add_argument("--peer-voxel-um", type=float, default=0.5)
     parser.add_argument("--one", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     table = {row["specimen__id"]: row for row in csv.DictReader((options.data / "cells" / "mouse_reconstructions_509.csv").open())}
@@ -217,37 +182,44 @@ def main() -> None:
     everything = [p for p in sorted((options.data / "swc").glob("*.swc")) if p.stem in table]
     files = everything[:: max(1, len(everything) // options.cells)] if options.cells else everything
     rows = []
-    print("{:>10} {:>6} {:>7} {:>7} {:>7} {:>7} {:>6}".format("cell", "nodes", "Gvoxel", "wall s", "CPU s", "bare s", "ratio"), end=" ")
-    print("{:>6} {:>6} {:>7}".format("chunks", "MB", "peak MB"))
+    print("      cell  nodes  Gvoxel  wall s   CPU s  bare s  ratio  with files  chunks     MB  peak MB  connected")
     for swc in files:
         command = [sys.executable, __file__, "--one", swc, "--data", options.data, "--threads", str(options.threads)]
         row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         rows.append(row)
-        numbers = (row["nodes"], row["gvoxel"], row["wall_s"], row["cpu_s"], row["bare_cpu_s"], row["cpu_over_bare"], row["chunks"])
-        print("{:>10} {:>6} {:>7.1f} {:>7.2f} {:>7.2f} {:>7.2f} {:>6.2f} {:>6}".format(row["cell"], *numbers), end=" ")
-        print(f"{row['bytes'] / 1e6:>6.2f} {row['peak_mb_above_imports']:>7}")
-    keys = ("wall_s", "cpu_s", "bare_cpu_s", "cpu_over_bare", "bytes", "peak_mb_above_imports")
+        print("{cell:>10} {nodes:>6} {gvoxel:>7.1f} {wall_s:>7.2f} {cpu_s:>7.2f} {bare_cpu_s:>7.2f}".format(**row), end=" ")
+        print("{compute_and_compress_over_bare:>6.2f} {cpu_over_bare:>11.2f} {chunks:>7}".format(**row), end=" ")
+        print(f"{row['bytes'] / 1e6:>6.2f} {row['peak_mb_above_imports']:>8} {row['one_component_per_tree']!s:>10}", flush=True)
+    keys = ("wall_s", "cpu_s", "bare_cpu_s", "compute_and_compress_over_bare", "cpu_over_bare", "bytes", "peak_mb_above_imports")
     medians = {key: float(np.median([row[key] for row in rows])) for key in keys}
-    print("median", {key: round(value, 3) for key, value in medians.items()}, end="\n\n")
+    highest = {key: max(row[key] for row in rows) for key in keys}
+    for name, of in (("median", medians), ("highest", highest)):
+        print(f"{name:>10}", {key: round(value, 2) for key, value in of.items()})
     together = write_all(everything, table, options.threads)
     print("all cells in one process:", {key: round(value, 1) for key, value in together.items()})
     middle = sorted(rows, key=lambda row: row["cpu_s"])[len(rows) // 2]["cell"]
     skeleton = read_swc(options.data / "swc" / f"{middle}.swc")
     ratio = distance_over_inside(skeleton, canvas(skeleton, table[middle]))
     print(f"distance / inside, cell {middle}: {ratio['ratio']:.2f}")
-    peers = measure_peers(options.peers, options.data / "swc" / f"{options.peer_cell}.swc", options.peer_voxel_um)
-    for row in peers:
-        print(row)
     report = {
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "numba": version("numba")},
         "load_average": os.getloadavg(),
         "threads": options.threads,
         "cells": rows,
         "median": medians,
+        "highest": highest,
         "all_cells": together,
         "distance_over_inside": {"cell": middle, **ratio},
-        "peers": peers,
     }
+    keep(report)
+    report["peers"] = measure_peers(options.peers, options.data / "swc" / f"{options.peer_cell}.swc")
+    for row in report["peers"]:
+        print(row)
+    keep(report)
+
+
+def keep(report: dict[str, object]) -> None:
+    """Write the results file."""
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -253,6 +253,15 @@ def test_a_swept_cone_holds_what_the_cone_holds_at_some_shift(skeleton, axial, d
     assert not (found & ~outer).any()
 
 
+@given(neurons(max_nodes=12), st.floats(0.0, 3.0), st.data())
+def test_joined_intervals_hold_the_same_voxels_in_fewer_rows(skeleton, grown_um, data):
+    grid = data.draw(grids_within(8.0))
+    cones = cones_of(skeleton).grown(grown_um)
+    spans, joined = spans_of(cones, grid), spans_of(cones, grid, merge=True)
+    assert len(joined) <= len(spans)
+    assert np.array_equal(union(joined, 1), union(spans, 1))
+
+
 def test_balls_are_balls():
     grid = Grid((20, 20, 20), (0.5, 0.25, 0.25))
     mask = paint(union(spans_of(balls(np.array([[4.0, 2.5, 2.5]]), np.array([2.0])), grid), 1), grid.window)

@@ -71,6 +71,13 @@ def test_a_chunk_of_the_fill_value_is_not_stored() -> None:
     assert encode_shard(SPEC, {(0, 0, 0): SPEC.empty_chunk(), (1, 0, 0): 0}) == b""
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (32, 128, 128), (64, 256, 256)])
+def test_a_chunk_of_the_fill_value_is_not_stored_whatever_its_size(shape: Index, dtype: str) -> None:
+    spec = ArraySpec(shape, shape, shape, np.dtype(dtype), 123)
+    assert encode_shard(spec, {(0, 0, 0): spec.empty_chunk()}) == b""
+
+
 def test_one_voxel_anywhere_is_enough_to_be_stored() -> None:
     for voxel in [(0, 0, 0), (1, 7, 9), (3, 15, 15)]:
         chunk = SPEC.empty_chunk()

@@ -37,6 +37,8 @@ _AMBIGUOUS_VOXEL = 1e-4
 _ILL_CONDITIONED = 1e-9
 _PARALLEL_JOBS_FROM = 2000
 _FIRST_CAPACITY = 1 << 14
+_LATEST_ROWS = 1 << 15
+"""Rows whose latest interval is remembered when intervals are merged: cones come neighbour after neighbour, so few are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +99,21 @@ def balls(position_zyx_um: NDArray[np.float64], radius_um: NDArray[np.float64]) 
     return Cones(np.concatenate([end, end], axis=1), zero.astype(np.uint8), zero, zero.astype(np.int32), end[:, [3, 3]])
 
 
-def spans_of(cones: Cones, grid: Grid, window: Window | None = None, *, threads: int | None = None) -> NDArray[np.int32]:
-    """The voxels of every cone as row intervals: (n, 5) int32 rows of z, y, x0, x1 (half-open), cone; cone after cone."""
-    return _collect(_fill_spans, cones, grid, window, 0.0, threads)
+def spans_of(
+    cones: Cones, grid: Grid, window: Window | None = None, *, merge: bool = False, threads: int | None = None
+) -> NDArray[np.int32]:
+    """The voxels of every cone as row intervals: (n, 5) int32 rows of z, y, x0, x1 (half-open), cone; cone after cone.
+
+    merge: an interval that meets the latest one of its row lengthens it, whatever its cone: far fewer, for those who ask only where.
+    """
+    return _collect(_fill_spans, cones, grid, window, 0.0, merge, threads)
 
 
 def shell_spans_of(
     cones: Cones, axial_um: float, grid: Grid, window: Window | None = None, *, threads: int | None = None
 ) -> NDArray[np.int32]:
-    """The same for each cone swept by `axial_um` to either side along z: its exact Minkowski sum with an axial segment."""
-    return _collect(_fill_shell_spans, cones, grid, window, axial_um, threads)
+    """The same, merged, for each cone swept by `axial_um` to either side along z: its exact Minkowski sum with an axial segment."""
+    return _collect(_fill_shell_spans, cones, grid, window, axial_um, True, threads)
 
 
 def grid_numbers(grid: Grid) -> NDArray[np.float64]:
@@ -130,24 +137,24 @@ def near_window(
     cones: Cones, grid: Grid, box: NDArray[np.int64], reach_zyx_um: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> NDArray[np.intp]:
     """Indices of the cones whose bounding box, grown by `reach_zyx_um`, meets the box of voxels."""
-    g = cones.geometry
-    low = np.minimum(g[:, :3] - g[:, 3:4], g[:, 4:7] - g[:, 7:8]) - reach_zyx_um
-    high = np.maximum(g[:, :3] + g[:, 3:4], g[:, 4:7] + g[:, 7:8]) + reach_zyx_um
-    meets = (grid.to_voxel(high) >= box[0::2] - 1) & (grid.to_voxel(low) <= box[1::2])
-    return np.flatnonzero(meets.all(axis=1))
+    near: NDArray[np.intp] = _near_window(cones.geometry, grid_numbers(grid), box, np.array(reach_zyx_um, np.float64))
+    return near
 
 
-def _collect(kernel: Any, cones: Cones, grid: Grid, window: Window | None, axial_um: float, threads: int | None) -> NDArray[np.int32]:
+def _collect(
+    kernel: Any, cones: Cones, grid: Grid, window: Window | None, axial_um: float, merge: bool, threads: int | None
+) -> NDArray[np.int32]:
     box = window_numbers(grid, window)
     near = near_window(cones, grid, box, (axial_um, 0.0, 0.0))
     numbers = grid_numbers(grid)
     jobs = n_threads(threads) if len(near) >= _PARALLEL_JOBS_FROM else 1
 
     def fill(part: NDArray[np.intp]) -> NDArray[np.int32]:
+        latest = np.full(_LATEST_ROWS if merge else 0, -1, np.int32)
         spans = np.empty((_FIRST_CAPACITY, 5), np.int32)
         filled, done = 0, 0
         while done < len(part):
-            filled, done = kernel(cones.geometry, part, done, axial_um, numbers, box, spans, filled)
+            filled, done = kernel(cones.geometry, part, done, axial_um, numbers, box, latest, spans, filled)
             if done < len(part):
                 spans = np.concatenate([spans, np.empty_like(spans)])
         return spans[:filled]
@@ -160,6 +167,23 @@ def _collect(kernel: Any, cones: Cones, grid: Grid, window: Window | None, axial
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
 # No fastmath: the compiler may then neither reorder sums nor contract them, so every machine takes the same decisions.
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _near_window(cones: Any, grid: Any, box: Any, reach: Any) -> Any:
+    near = np.empty(len(cones), np.intp)
+    n = 0
+    for i in range(len(cones)):
+        meets = True
+        for axis in range(3):
+            low = min(cones[i, axis] - cones[i, 3], cones[i, 4 + axis] - cones[i, 7]) - reach[axis]
+            high = max(cones[i, axis] + cones[i, 3], cones[i, 4 + axis] + cones[i, 7]) + reach[axis]
+            origin, size = grid[axis], grid[3 + axis]
+            meets = meets and (high - origin) / size >= box[2 * axis] - 1 and (low - origin) / size <= box[2 * axis + 1]
+        if meets:
+            near[n] = i
+            n += 1
+    return near[:n]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -273,9 +297,9 @@ def _sphere_row(q2: float, centre: float, r: float) -> tuple[float, float, bool]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _plane_rows(cone: Any, pz: float) -> tuple[float, float]:
-    """The y range, relative to end a, in which the plane at pz meets a cone: the row of its projection along x."""
-    bz, by = cone[4] - cone[0], cone[5] - cone[1]
+def _plane_rows(cone: Any, pz: float, z: int = 0, y: int = 1) -> tuple[float, float]:
+    """The y range, from end a, in which the plane at pz meets a cone: the row of its projection along x. Or with z and y swapped."""
+    bz, by = cone[4 + z] - cone[z], cone[4 + y] - cone[y]
     ra, rb = cone[3], cone[7]
     dr = rb - ra
     a = bz * bz + by * by - dr * dr
@@ -301,7 +325,9 @@ def _voxels(lo_um: float, hi_um: float, origin: float, size: float, first: int, 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill_spans(cones: Any, which: Any, done: int, _axial: float, grid: Any, box: Any, spans: Any, filled: int) -> tuple[int, int]:
+def _fill_spans(
+    cones: Any, which: Any, done: int, _axial: float, grid: Any, box: Any, latest: Any, spans: Any, filled: int
+) -> tuple[int, int]:
     """Append the spans of cones `which[done:]`; returns rows filled and cones finished, early when the next row might not fit."""
     oz, oy, ox, sz, sy, sx = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     row_reserve = (box[5] - box[4]) // 2 + 1
@@ -332,6 +358,8 @@ def _fill_spans(cones: Any, which: Any, done: int, _axial: float, grid: Any, box
                         filled = _append(spans, filled, z, y, x0, x1, index)
                 else:
                     filled = _append_tested(cone, grid, spans, filled, z, y, x0, x1, index)
+                if len(latest):
+                    filled = _merge_latest(spans, filled, latest)
         done += 1
     return filled, done
 
@@ -376,85 +404,109 @@ def _append(spans: Any, filled: int, z: int, y: int, x0: int, x1: int, index: in
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _silhouette_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
-    """The row of the cone's projection along z, as far as its contour lies within `axial` of pz; x relative to end a.
+def _merge_latest(spans: Any, filled: int, latest: Any) -> int:
+    """Let the last span lengthen the latest one of its row where they meet.
+
+    Rows share places in `latest`, and a retry overwrites spans, so a place may point at a span of another row, or at none.
+    """
+    if filled == 0:
+        return filled
+    span = spans[filled - 1]
+    place = (span[0] * 1021 + span[1]) & (len(latest) - 1)
+    i = latest[place]
+    if 0 <= i < filled - 1:
+        earlier = spans[i]
+        if earlier[0] == span[0] and earlier[1] == span[1] and earlier[2] <= span[3] and span[2] <= earlier[3]:
+            earlier[2], earlier[3] = min(earlier[2], span[2]), max(earlier[3], span[3])
+            return filled - 1
+    latest[place] = filled - 1
+    return filled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _silhouette_row(cone: Any, py: float) -> tuple[float, float, float, float]:
+    """The row of the cone's projection along z: lowest x and the height of the contour there, highest x and its height, all from end a.
 
     The contour of a sphere is at the height of its centre, so a contour point that the cone touches at u is at height u bz.
     """
     bz, by, bx = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
     ra, rb = cone[3], cone[7]
     dr = rb - ra
-    lo, hi = inf, -inf
+    row = (inf, 0.0, -inf, 0.0)
     da, db = ra * ra - py * py, rb * rb - (py - by) * (py - by)
-    if da >= 0.0 and abs(pz) <= axial:
+    if da >= 0.0:
         w = sqrt(da)
-        lo, hi = -w, w
-    if db >= 0.0 and abs(pz - bz) <= axial:
+        row = (-w, 0.0, w, 0.0)
+    if db >= 0.0:
         w = sqrt(db)
-        lo, hi = min(lo, bx - w), max(hi, bx + w)
+        row = _widened(_widened(row, bx - w, bz), bx + w, bz)
     lateral = by * by - dr * dr
     a = lateral + bx * bx
     k = ra * dr + py * by
     e = k * k + lateral * da
-    if a <= 0.0 or e < 0.0 or lateral == 0.0:
-        return lo, hi
+    if a <= 0.0 or e < 0.0:
+        return row
     m = k * bx
     root = sqrt(a * e)
     s = m + root if m >= 0.0 else m - root
-    if s == 0.0:
-        return lo, hi
     for x in (s / lateral, (-a * da - k * k) / s):
         u = (k + x * bx) / a
-        if 0.0 <= u <= 1.0 and abs(pz - u * bz) <= axial:
-            lo, hi = min(lo, x), max(hi, x)
-    return lo, hi
+        if 0.0 <= u <= 1.0:
+            row = _widened(row, x, u * bz)
+    return row
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _shell_row(cone: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
+def _widened(row: Any, x: float, height: float) -> Any:
+    lo, lo_height, hi, hi_height = row
+    if x < lo:
+        lo, lo_height = x, height
+    if x > hi:
+        hi, hi_height = x, height
+    return lo, lo_height, hi, hi_height
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _shell_row(cone: Any, silhouette: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
     """The row of the swept cone: a concave function of z is highest at its own peak, or at the end of the range that is nearer to it."""
-    lo, hi = _silhouette_row(cone, pz, py, axial)
-    for z in (pz - axial, pz + axial):
-        row_lo, row_hi, _ = _row(cone, z, py)
-        lo, hi = min(lo, row_lo), max(hi, row_hi)
-    return lo, hi
+    lo, lo_height, hi, hi_height = silhouette
+    lo_end, hi_end = min(max(lo_height, pz - axial), pz + axial), min(max(hi_height, pz - axial), pz + axial)
+    row_lo, row_hi, _ = _row(cone, lo_end if lo_end != lo_height else hi_end, py)
+    if lo_end != lo_height and hi_end != hi_height and lo_end != hi_end:
+        _, row_hi, _ = _row(cone, hi_end, py)
+    return row_lo if lo_end != lo_height else lo, row_hi if hi_end != hi_height else hi
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _shell_plane_rows(cone: Any, pz: float, axial: float) -> tuple[float, float]:
-    """The y range, relative to end a, in which the plane at pz meets the swept cone."""
-    bz, by = cone[4] - cone[0], cone[5] - cone[1]
-    lo, hi = _plane_rows(cone, pz - axial)
-    other_lo, other_hi = _plane_rows(cone, pz + axial)
-    lo, hi = min(lo, other_lo), max(hi, other_hi)
-    if abs(pz) <= axial:
-        lo, hi = min(lo, -cone[3]), max(hi, cone[3])
-    if abs(pz - bz) <= axial:
-        lo, hi = min(lo, by - cone[7]), max(hi, by + cone[7])
-    return lo, hi
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _fill_shell_spans(cones: Any, which: Any, done: int, axial: float, grid: Any, box: Any, spans: Any, filled: int) -> tuple[int, int]:
-    """As `_fill_spans`, for cones swept by `axial` to either side along z."""
+def _fill_shell_spans(
+    cones: Any, which: Any, done: int, axial: float, grid: Any, box: Any, latest: Any, spans: Any, filled: int
+) -> tuple[int, int]:
+    """As `_fill_spans`, for cones swept by `axial` to either side along z: most planes of a y see the same contour, so z goes last."""
     oz, oy, ox, sz, sy, sx = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     while done < len(which):
         index = which[done]
         cone = cones[index]
         before = filled
-        z_lo, z_hi = min(cone[0] - cone[3], cone[4] - cone[7]), max(cone[0] + cone[3], cone[4] + cone[7])
-        z0, z1 = _voxels(z_lo - axial, z_hi + axial, oz, sz, box[0], box[1], 0.0)
-        for z in range(z0, z1):
-            pz = (oz + z * sz) - cone[0]
-            lo, hi = _shell_plane_rows(cone, pz, axial)
-            y0, y1 = _voxels(lo + cone[1], hi + cone[1], oy, sy, box[2], box[3], 0.0)
-            for y in range(y0, y1):
-                lo, hi = _shell_row(cone, pz, (oy + y * sy) - cone[1], axial)
-                x0, x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
+        y_lo, y_hi = min(cone[1] - cone[3], cone[5] - cone[7]), max(cone[1] + cone[3], cone[5] + cone[7])
+        y0, y1 = _voxels(y_lo, y_hi, oy, sy, box[2], box[3], 0.0)
+        for y in range(y0, y1):
+            py = (oy + y * sy) - cone[1]
+            lo, hi = _plane_rows(cone, py, 1, 0)
+            z0, z1 = _voxels(lo + cone[0] - axial, hi + cone[0] + axial, oz, sz, box[0], box[1], 0.0)
+            silhouette = _silhouette_row(cone, py)
+            lo, lo_height, hi, hi_height = silhouette
+            whole_x0, whole_x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
+            for z in range(z0, z1):
+                pz = (oz + z * sz) - cone[0]
+                x0, x1 = whole_x0, whole_x1
+                if abs(pz - lo_height) > axial or abs(pz - hi_height) > axial:
+                    lo, hi = _shell_row(cone, silhouette, pz, py, axial)
+                    x0, x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
                 if x0 >= x1:
                     continue
                 if filled == len(spans):
                     return before, done
                 filled = _append(spans, filled, z, y, x0, x1, index)
+                filled = _merge_latest(spans, filled, latest)
         done += 1
     return filled, done

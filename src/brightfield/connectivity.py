@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from brightfield.cones import Cones, SomaEdges, cones_of, spans_of
 from brightfield.lines import lines_of
-from brightfield.runs import Runs, in_row_order, row_bounds, sort_rows, union
+from brightfield.runs import Runs, in_row_order, row_bounds, union
 
 if TYPE_CHECKING:
     from brightfield.skeleton import Skeleton
@@ -56,7 +56,8 @@ def topology_of(spans: NDArray[np.int32], cones: Cones, skeleton: Skeleton, conn
     whole = union(spans, 1)
     n_components = component_count(whole, _adjacency(connect))
     by_tree = (n_components,) if skeleton.n_trees == 1 else components_by_tree(spans, cones, skeleton.n_trees, connect)
-    return Topology(n_components, by_tree, loop_count(whole), _contact_count(spans, cones, skeleton))
+    n_loops = loop_count(whole, n_components if _adjacency(connect) == 26 else None)
+    return Topology(n_components, by_tree, n_loops, _contact_count(spans, cones, skeleton))
 
 
 def components_by_tree(spans: NDArray[np.int32], cones: Cones, n_trees: int, connect: int | None) -> tuple[int, ...]:
@@ -78,12 +79,16 @@ def component_count(runs: Runs, connect: int) -> int:
     return int(_count_components(runs, _row_table(runs)[0], connect == 26))
 
 
-def loop_count(runs: Runs) -> int:
-    """Independent loops of the voxels in `runs` as closed cubes: components + cavities - Euler characteristic."""
+def loop_count(runs: Runs, n_components: int | None = None) -> int:
+    """Independent loops of the voxels in `runs` as closed cubes: components + cavities - Euler characteristic.
+
+    n_components: the 26-connected components of the runs, where they are counted already.
+    """
     if len(runs) == 0:
         return 0
     table, low = _row_table(runs)
-    return int(_count_components(runs, table, True) + _count_cavities(runs, table, low) - _euler(runs, table))
+    n_solids = _count_components(runs, table, True) if n_components is None else n_components
+    return int(n_solids + _count_cavities(runs, table, low) - _euler(runs, table))
 
 
 def _row_table(ordered: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -101,7 +106,6 @@ def _row_table(ordered: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[n
 def _contact_count(spans: NDArray[np.int32], cones: Cones, skeleton: Skeleton) -> int:
     """Groups of distant pairs of edges that touch; pairs of neighbouring edges are one place."""
     ordered = in_row_order(spans)
-    sort_rows(ordered)
     table, low = _row_table(ordered)
     radius = cones.geometry[:, 3::4].max(axis=1)
     depth = skeleton.depth.astype(np.int64)
@@ -278,6 +282,8 @@ def _distant_pairs(spans: Any, table: Any, low: Any, parent: Any, depth: Any, le
                     break
                 a, b = min(spans[i, 4], spans[j, 4]), max(spans[i, 4], spans[j, 4])
                 if spans[j, 3] < spans[i, 2] or a == b or (n > 0 and pairs[n - 1, 0] == a and pairs[n - 1, 1] == b):
+                    continue
+                if parent[a] == b or parent[b] == a:  # most pairs, and never distant
                     continue
                 if tree[a] == tree[b] and not _distant(a, b, parent, depth, length, _DISTANT_UM + pi * (radius[a] + radius[b])):
                     continue

@@ -8,22 +8,24 @@ Every level of the pyramid is rasterized from the skeleton by the same rules.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.cones import Cones, SomaEdges, balls, cones_of, shell_spans_of, spans_of
+from brightfield.cones import Cones, SomaEdges, balls, cones_of, grid_numbers, shell_spans_of, spans_of
 from brightfield.connectivity import Topology, components_by_tree, topology_of
 from brightfield.errors import CapacityError, CheckError, GridError
 from brightfield.lines import lines_of
-from brightfield.painting import SURFACE_CODE, Band, Boxes, LevelPainter, Tally, coarser, merged
+from brightfield.painting import SURFACE_CODE, Band, Boxes, SlabPainter, Tally, coarser, in_planes, merged
 from brightfield.raster import BAND_UM, R_MIN_UM, Connect, Kind
-from brightfield.runs import Runs, overlay, settle, union
+from brightfield.runs import Runs, in_row_order, overlay, planes_of, settle, strokes, union
 from brightfield.schema import LABEL_COLOURS_RGB, LABEL_NAMES, REASON_GROUP, Finding, Label, MarkerKind, Reason, Severity
 from brightfield.shards import ArraySpec
 from brightfield.skeleton import Marker, Skeleton
@@ -152,15 +154,17 @@ def write_labels(
     facts = {"labels": asdict(rules), "class_validity": validity, **(attributes or {})}
     labels, reasons = _create(path, grids, plan, rules, chunk_zyx, shard_zyx, source_image, facts)
     cones = cones_of(skeleton, rules.r_min_um, rules.soma_edges)
-    drawings = (_draw(cones, skeleton, level_grid, level, plan, rules, image_reasons, threads) for level, level_grid in enumerate(grids))
-    finest = next(drawings)
-    tally = _painter(0, grid, labels, plan, overlay(finest.classes, finest.reasons)).tally()
-    topology = topology_of(finest.spans, cones, skeleton, rules.connect)
-    for level, drawing in enumerate(chain([finest], drawings)):
-        by_tree = topology.n_components_by_tree if level == 0 else components_by_tree(drawing.spans, cones, skeleton.n_trees, rules.connect)
-        _refuse_pieces(by_tree, level, skeleton, grid, rules)
-        _painter(level, grid, labels, plan, drawing.runs, drawing.band).write(labels, reasons, threads=threads)
-    share = ignored_share(skeleton, grid, plan, rules, image_reasons=image_reasons)
+    from_image = [_NONE if image_reasons is None else image_reasons(k, g) for k, g in enumerate(grids)]
+    with _mapping(threads) as map_in_order:
+        levels = list(map_in_order(partial(_level, cones, skeleton, grid, plan, rules), range(len(grids)), grids, from_image))
+        topology = topology_of(levels[0].spans(), cones, skeleton, rules.connect)
+        by_tree = [topology.n_components_by_tree, *map_in_order(partial(_components, skeleton, rules), levels[1:])]
+        for number, n_components in enumerate(by_tree):
+            _refuse_pieces(n_components, number, skeleton, grid, rules)
+        tally = Tally()
+        for of_slab in map_in_order(partial(_write_slab, labels, reasons, rules), *zip(*_slabs(levels, labels), strict=True)):
+            tally.include(of_slab)
+    share = _unknown_share(levels[_near_level(grids)], rules)
     return LabelStats(rules.kind, tally, share, topology, validity, (*findings, *type_findings))
 
 
@@ -172,13 +176,20 @@ def ignored_share(
     Counted on the first level of the pyramid whose voxels are at least 0.8 um wide: a share, so it needs no finer grid.
     """
     grids = grid.pyramid()
-    level = next((k for k, g in enumerate(grids) if g.voxel_size_zyx_um[2] >= _NEAR_VOXEL_UM), len(grids) - 1)
+    number = _near_level(grids)
+    from_image = _NONE if image_reasons is None else image_reasons(number, grids[number])
     cones = cones_of(skeleton, rules.r_min_um, rules.soma_edges)
-    drawing = _draw(cones, skeleton, grids[level], level, plan, replace(rules, kind="semantic"), image_reasons, 1)
-    spec = ArraySpec.fitted(grids[level].shape_zyx, (32, 128, 128), (32, 128, 128), np.uint8)
-    boxes = _boxes_of_level(plan, grid, grids[level])
-    painter = LevelPainter(level, grids[level], spec, drawing.runs, bad=_bad_planes(plan, grid, grids[level]), boxes=boxes)
-    return painter.unknown_share(union(spans_of(cones.grown(_NEAR_UM), grids[level]), 1))
+    return _unknown_share(_level(cones, skeleton, grid, plan, rules, number, grids[number], from_image), rules)
+
+
+@contextmanager
+def _mapping(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` over threads: the results come in order. One thread is this one, whose memory is already there."""
+    if threads == 1:
+        yield map
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
 
 
 def read_distance(codes: NDArray[np.uint8], band_um: float) -> NDArray[np.float32]:
@@ -308,56 +319,136 @@ def _axial_share(skeleton: Skeleton) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawing:
-    """One level: spans of tubes and lines, runs of classes, runs of reasons, and what the label's kind makes of them."""
+class _Level:
+    """One level, ready to be drawn slab by slab: what is small enough to be known of all of it.
 
-    spans: NDArray[np.int32]
-    classes: Runs
-    reasons: Runs
-    runs: Runs
-    band: Band | None
+    rim: the cones with their shell, before the axial sweep. strokes: see `runs.strokes`; axes: the same of the lines alone.
+    balls: positions and radii in um, and the reason they stand for. from_image: runs of reasons. bad, boxes: of the level.
+    """
 
+    number: int
+    grid: Grid
+    cones: Cones
+    rim: Cones
+    strokes: NDArray[np.int32]
+    axes: NDArray[np.int32]
+    balls: list[tuple[Cones, Reason]]
+    from_image: Runs
+    bad: NDArray[np.bool_]
+    boxes: Boxes | None
 
-def _draw(
-    cones: Cones,
-    skeleton: Skeleton,
-    grid: Grid,
-    level: int,
-    plan: LabelPlan,
-    rules: LabelRules,
-    image_reasons: ReasonsOf | None,
-    threads: int,
-) -> _Drawing:
-    tubes = spans_of(cones, grid, threads=threads)
-    axes = lines_of(cones, grid, rules.connect or 26) if rules.connect or rules.kind == "centerline" else _NONE
-    lines = axes if rules.connect else _NONE
-    classes = settle(tubes, lines, cones, grid)
-    from_image = [] if image_reasons is None else [image_reasons(level, grid)]
-    reasons = np.concatenate([*_unknown(cones, skeleton, grid, plan, rules, threads), *from_image])
-    inside = classes.copy()
-    inside[:, 4] = 1 if rules.kind == "inside" else 0
-    band = None
-    if rules.kind == "semantic":
-        drawn = classes
-    elif rules.kind == "centerline":
-        drawn = classes = np.concatenate([inside, settle(_NONE, axes, cones, grid)])
-    else:
-        drawn = inside
-    if rules.kind == "distance":
-        band = Band(cones, spans_of(cones.grown(rules.distance_band_um), grid, threads=threads), rules.distance_band_um)
-    return _Drawing(np.concatenate([tubes, lines]), classes, reasons, overlay(drawn, reasons), band)
+    def spans(self) -> NDArray[np.int32]:
+        """The strokes as spans whose last column is an index into the cones."""
+        spans = self.strokes.copy()
+        spans[:, 4] %= len(self.cones)
+        return spans
+
+    def painter(self, z0: int, z1: int, spec: ArraySpec, runs: Runs, band: Band | None = None) -> SlabPainter:
+        """What paints planes [z0, z1) of the level; z of the runs counts from z0."""
+        boxes = None if self.boxes is None else in_planes(self.boxes, z0, z1)
+        slab = replace(spec, shape_zyx=(z1 - z0, *spec.shape_zyx[1:]))
+        return SlabPainter(slab, runs, bad=self.bad[z0:z1], boxes=boxes, band=band)
 
 
-def _unknown(cones: Cones, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules, threads: int) -> list[Runs]:
-    """What geometry and markers leave unknown around the tubes: the rim, the balls at markers, the balls at tips that a face cuts."""
-    found = [_reason(shell_spans_of(_with_rim(cones, rules), rules.rim_axial_um, grid, threads=threads), Reason.RIM)]
+def _level(
+    cones: Cones, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules, number: int, level_grid: Grid, from_image: Runs
+) -> _Level:
+    axes = lines_of(cones, level_grid, rules.connect or 26) if rules.connect or rules.kind == "centerline" else _NONE
+    tubes = spans_of(cones, level_grid, threads=1)
+    return _Level(
+        number,
+        level_grid,
+        cones,
+        _with_rim(cones, rules),
+        strokes(tubes, axes if rules.connect else _NONE, len(cones)),
+        strokes(_NONE, axes, len(cones)) if rules.kind == "centerline" else _NONE,
+        _balls(skeleton, level_grid, plan, rules),
+        in_row_order(from_image),
+        _bad_planes(plan, grid, level_grid),
+        _boxes_of_level(plan, grid, level_grid),
+    )
+
+
+def _components(skeleton: Skeleton, rules: LabelRules, level: _Level) -> tuple[int, ...]:
+    return components_by_tree(level.spans(), level.cones, skeleton.n_trees, rules.connect)
+
+
+def _slabs(levels: Sequence[_Level], labels: Volume) -> list[tuple[_Level, int, int]]:
+    """Every level cut into slabs one shard deep: what is drawn, and held in memory, at a time."""
+    found = []
+    for level, spec in zip(levels, labels.specs, strict=True):
+        n, depth = spec.shape_zyx[0], spec.shard_zyx[0]
+        found += [(level, z, min(z + depth, n)) for z in range(0, n, depth)]
+    return found
+
+
+def _write_slab(labels: Volume, reasons: Volume, rules: LabelRules, level: _Level, z0: int, z1: int) -> Tally:
+    """Draw and store planes [z0, z1) of a level; what they hold, if it is the finest."""
+    spec = labels.spec(level.number)
+    classes, why = _classes(level, z0, z1, rules.kind), _unknown(level, z0, z1, rules)
+    told = overlay(classes, why)
+    painter = level.painter(z0, z1, spec, told)
+    tally = painter.tally() if level.number == 0 else Tally()
+    if rules.kind in ("inside", "distance"):
+        classes[:, 4] = 1 if rules.kind == "inside" else 0
+        painter = level.painter(z0, z1, spec, overlay(classes, why), _band(level, z0, z1, rules))
+    painter.write(labels, reasons, level.number, z0 // spec.shard_zyx[0])
+    return tally
+
+
+def _unknown_share(level: _Level, rules: LabelRules) -> float | None:
+    """See `ignored_share`."""
+    z0, z1 = level.grid.window[0]
+    spec = ArraySpec.fitted(level.grid.shape_zyx, (32, 128, 128), (32, 128, 128), np.uint8)
+    runs = overlay(_classes(level, z0, z1, "semantic"), _unknown(level, z0, z1, rules))
+    near = spans_of(level.cones.grown(_NEAR_UM), level.grid, merge=True, threads=1)
+    return level.painter(z0, z1, spec, runs).unknown_share(union(near, 1))
+
+
+def _near_level(grids: Sequence[Grid]) -> int:
+    return next((k for k, g in enumerate(grids) if g.voxel_size_zyx_um[2] >= _NEAR_VOXEL_UM), len(grids) - 1)
+
+
+def _classes(level: _Level, z0: int, z1: int, kind: Kind) -> Runs:
+    """Runs of class codes in planes [z0, z1), z counted from z0; of a centreline along the axes only, 0 in the rest of the tube."""
+    classes = settle(planes_of(level.strokes, z0, z1), level.cones, level.grid)
+    if kind == "centerline":
+        classes[:, 4] = 0
+        classes = np.concatenate([classes, settle(planes_of(level.axes, z0, z1), level.cones, level.grid)])
+    classes[:, 0] -= z0
+    return classes
+
+
+def _unknown(level: _Level, z0: int, z1: int, rules: LabelRules) -> Runs:
+    """Runs of the reasons for which planes [z0, z1) are unknown, z counted from z0: the rim, the balls, what the image told."""
+    _, y, x = level.grid.window
+    window = ((z0, z1), y, x)
+    found = [_reason(shell_spans_of(level.rim, rules.rim_axial_um, level.grid, window, threads=1), Reason.RIM)]
+    found += [_reason(spans_of(ball, level.grid, window, merge=True, threads=1), reason) for ball, reason in level.balls]
+    runs = np.concatenate([*found, planes_of(level.from_image, z0, z1)])
+    runs[:, 0] -= z0
+    return runs
+
+
+def _band(level: _Level, z0: int, z1: int, rules: LabelRules) -> Band | None:
+    if rules.kind != "distance":
+        return None
+    _, y, x = level.grid.window
+    spans = spans_of(level.cones.grown(rules.distance_band_um), level.grid, ((z0, z1), y, x), threads=1)
+    spans[:, 0] -= z0
+    return Band(level.cones, spans, rules.distance_band_um, grid_numbers(level.grid), z0)
+
+
+def _balls(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -> list[tuple[Cones, Reason]]:
+    """What markers leave unknown around them, and the tips that a face cuts."""
     radius_of = {MarkerKind.CUT_DENDRITE: rules.cut_ball_um, MarkerKind.UNTRACED_AXON: rules.untraced_ball_um}
     marked = [(m.position_zyx_um, radius_of[MarkerKind(m.kind)]) for m in plan.markers if m.kind in radius_of]
     cut = [(tuple(skeleton.position_zyx_um[tip]), rules.cut_ball_um) for tip in cut_tips(skeleton, grid, plan, rules)]
+    found = []
     for places, reason in ((marked, Reason.MARKER), (cut, Reason.BAD_PLANE)):
         if places:
             position, radius = (np.array(column, np.float64) for column in zip(*places, strict=True))
-            found.append(_reason(spans_of(balls(position, radius), grid), reason))
+            found.append((balls(position, radius), reason))
     return found
 
 
@@ -426,12 +517,6 @@ def _label_meta(kind: Kind, source_image: str) -> LabelMeta:
         names = {1: "neuron", int(Label.UNKNOWN): names[Label.UNKNOWN]}
         colours = {value: colours[value] for value in names}
     return LabelMeta(colours, source_image, names)
-
-
-def _painter(level: int, grid: Grid, labels: Volume, plan: LabelPlan, runs: Runs, band: Band | None = None) -> LevelPainter:
-    level_grid = labels.grids[level]
-    bad, boxes = _bad_planes(plan, grid, level_grid), _boxes_of_level(plan, grid, level_grid)
-    return LevelPainter(level, level_grid, labels.spec(level), runs, bad=bad, boxes=boxes, band=band)
 
 
 def _factor(grid: Grid, level_grid: Grid) -> Shape:

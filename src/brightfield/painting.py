@@ -1,4 +1,4 @@
-"""From runs to chunks: a level of a label volume and of its reasons, painted chunk by chunk, never held as a whole.
+"""From runs to chunks: a slab of a label volume and of its reasons, painted chunk by chunk, never held as a whole.
 
 What was not downloaded is unknown whatever else is there. Where only a part of a stack was downloaded, UNKNOWN is the fill value, so
 chunks outside cost nothing; where all of it was, BACKGROUND is.
@@ -7,7 +7,6 @@ chunks outside cost nothing; where all of it was, BACKGROUND is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import floor
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from brightfield.cones import Cones, grid_numbers
 from brightfield.runs import Runs, by_chunk, paint_distance
 from brightfield.schema import Label, Reason
 
 if TYPE_CHECKING:
+    from brightfield.cones import Cones
     from brightfield.shards import ArraySpec, Chunk, Index
     from brightfield.space import Grid
     from brightfield.volume import Volume
@@ -37,11 +36,16 @@ _NOWHERE, _PARTLY, _WHOLLY = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What a distance label needs beside the unknown: the cones, the spans of the cones grown by the band, and the band in um."""
+    """What a distance label needs beside the unknown: the cones, the spans of the cones grown by the band, and the band in um.
+
+    numbers: see `cones.grid_numbers`. first_plane: the plane of that grid at which the slab, and so the z of the spans, begins.
+    """
 
     cones: Cones
     spans: NDArray[np.int32]
     band_um: float
+    numbers: NDArray[np.float64]
+    first_plane: int
 
 
 @dataclass
@@ -56,41 +60,36 @@ class Tally:
         self.by_label[value & 255] += n_voxels
         self.by_reason[[bool(value >> 8 + bit & 1) for bit in range(8)]] += n_voxels
 
+    def include(self, other: Tally) -> None:
+        """Count what another part of the volume holds."""
+        self.by_label += other.by_label
+        self.by_reason += other.by_reason
 
-class LevelPainter:
-    """One level of a label volume: what `runs` (see `runs.overlay`) say, in the boxes that were downloaded (None: everywhere).
 
-    bad: (nz,) bool, planes that are unknown as a whole. band: what paints a distance label; its runs hold reasons only.
+class SlabPainter:
+    """Planes of one level of a label volume: what `runs` (see `runs.overlay`) say, in the boxes that were downloaded (None: everywhere).
+
+    spec: of the slab as if it were an array of its own; z counts from its first plane everywhere here. bad: (nz,) bool, planes that are
+    unknown as a whole. band: what paints a distance label; its runs hold reasons only.
     """
 
-    def __init__(
-        self, level: int, grid: Grid, spec: ArraySpec, runs: Runs, *, bad: NDArray[np.bool_], boxes: Boxes | None, band: Band | None = None
-    ) -> None:
-        self.level, self.spec, self._bad, self._boxes, self._band = level, spec, bad, boxes, band
+    def __init__(self, spec: ArraySpec, runs: Runs, *, bad: NDArray[np.bool_], boxes: Boxes | None, band: Band | None = None) -> None:
+        self.spec, self._bad, self._boxes, self._band = spec, bad, boxes, band
         self._n_chunks_zyx = spec.n_chunks_zyx
         self._bad_planes = np.flatnonzero(bad).tolist()
-        self._numbers = grid_numbers(grid)
-        in_bad = bad[runs[:, 0]]
-        runs = runs.copy()
-        runs[in_bad, 4] = _UNKNOWN + 256 * ((runs[in_bad, 4] >> 8) | int(Reason.BAD_PLANE))
         self._pieces, self._starts = self._by_chunk(runs)
+        if self._bad_planes:
+            in_bad = bad[self._pieces[:, 0]]
+            self._pieces[in_bad, 4] = _UNKNOWN + 256 * ((self._pieces[in_bad, 4] >> 8) | int(Reason.BAD_PLANE))
         self._band_pieces, self._band_starts = self._by_chunk(runs[:0] if band is None else band.spans)
         self._state, self._box_of, self._box_starts = _coverage(boxes, spec)
 
-    def write(self, labels: Volume, reasons: Volume, *, threads: int = 1) -> None:
-        """Store every shard that holds anything, in both volumes; one chunk of each is in memory per thread."""
-        shards = self.shards()
-
-        def store(shard: Index) -> None:
+    def write(self, labels: Volume, reasons: Volume, level: int, first_shard_z: int) -> None:
+        """Store every shard that holds anything, in both volumes; one chunk of one of them is in memory at a time."""
+        scratch = _Scratch(self.spec)
+        for (z, y, x), inner in self.shards().items():
             for volume, of_reason in ((labels, False), (reasons, True)):
-                volume.write_shard(self.level, shard, _Chunks(self, shard, shards[shard], of_reason))
-
-        if threads == 1:
-            for shard in shards:
-                store(shard)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(store, shards))
+                volume.write_shard(level, (first_shard_z + z, y, x), _Chunks(self, (z, y, x), inner, of_reason, scratch))
 
     def shards(self) -> dict[Index, list[Index]]:
         """Shard index -> inner indices of its chunks that may differ from the fill value."""
@@ -114,12 +113,13 @@ class LevelPainter:
         if complete and not (len(pieces) or len(band) or len(bad)):
             return background
         scratch = scratch or _Scratch(self.spec)
-        if inside != self.spec.chunk_zyx:
-            scratch.chunk.fill(background if self._boxes is None else unseen)
+        only_runs = (complete or self._boxes is None) and not (len(band) or bad)
+        scratch.blank(background if complete or self._boxes is None else unseen, (pieces, low) if only_runs else None)
         voxels = scratch.chunk[: inside[0], : inside[1], : inside[2]]
-        voxels.fill(background)
+        if not (complete or self._boxes is None):
+            voxels.fill(background)
         if self._band is not None and len(band):
-            _paint_band(band, self._band, self._numbers, low, scratch)
+            _paint_band(band, self._band, low, scratch)
         if bad:
             voxels[bad] = int(Reason.BAD_PLANE) if of_reason else _UNKNOWN
         _paint_pieces(pieces, *low, 8 if of_reason else 0, scratch.chunk)
@@ -131,9 +131,10 @@ class LevelPainter:
         """Downloaded voxels by label and by reason, counted from the runs. In a distance label only the unknown are told apart."""
         lengths, n_seen, n_seen_bad = self._downloaded()
         tally = Tally()
-        for value, n in enumerate(np.bincount(self._pieces[:, 4], weights=lengths).astype(np.int64).tolist()):
-            tally.add(value, n)
-        drawn_in_bad = int(lengths[self._bad[self._pieces[:, 0]]].sum())
+        counts = np.bincount(self._pieces[:, 4], weights=lengths).astype(np.int64)
+        for value in np.flatnonzero(counts).tolist():
+            tally.add(value, int(counts[value]))
+        drawn_in_bad = int(lengths[self._bad[self._pieces[:, 0]]].sum()) if self._bad_planes else 0
         tally.add(_UNKNOWN + 256 * int(Reason.BAD_PLANE), n_seen_bad - drawn_in_bad)
         tally.by_label[0] = n_seen - int(tally.by_label[1:].sum())
         tally.by_reason[int(Reason.NOT_DOWNLOADED).bit_length() - 1] = int(np.prod(self.spec.shape_zyx)) - n_seen
@@ -213,15 +214,29 @@ class _Scratch:
     def __init__(self, spec: ArraySpec) -> None:
         self.chunk = np.empty(spec.chunk_zyx, np.uint8)
         self.distance_um = np.empty((0, 0, 0), np.float32)
+        self._value = -1
+        self._painted: tuple[Runs, Index] | None = None
+
+    def blank(self, value: int, to_paint: tuple[Runs, Index] | None) -> None:
+        """Give the whole chunk one value. to_paint: the runs and first voxel of all that will be painted on it, None if there is more.
+
+        Runs cover little of a chunk, so where they were all, painting them over is quicker than filling it.
+        """
+        if self._value == value and self._painted is not None:
+            pieces, low = self._painted
+            _fill_pieces(pieces, *low, value, self.chunk)
+        else:
+            self.chunk.fill(value)
+        self._value, self._painted = value, to_paint
 
 
 class _Chunks(Mapping[Any, Any]):
     """The chunks of a shard, painted when asked for, into one buffer: each is compressed before the next is painted."""
 
-    def __init__(self, painter: LevelPainter, shard: Index, inner: Sequence[Index], of_reason: bool) -> None:
+    def __init__(self, painter: SlabPainter, shard: Index, inner: Sequence[Index], of_reason: bool, scratch: _Scratch) -> None:
         self._painter, self._inner, self._of_reason = painter, inner, of_reason
         self._first = np.multiply(shard, painter.spec.chunks_per_shard_zyx).tolist()
-        self._scratch = _Scratch(painter.spec)
+        self._scratch = scratch
 
     def __iter__(self) -> Iterator[Index]:
         return iter(self._inner)
@@ -250,6 +265,13 @@ def merged(boxes: Boxes) -> Boxes:
     return boxes
 
 
+def in_planes(boxes: Boxes, z0: int, z1: int) -> Boxes:
+    """What of the boxes lies in planes [z0, z1), z counted from z0."""
+    met = boxes[(boxes[:, 0] < z1) & (boxes[:, 1] > z0)]
+    met[:, :2] = np.clip(met[:, :2], z0, z1) - z0
+    return met
+
+
 def coarser(boxes: Boxes, factor_zyx: Sequence[int], grid: Grid) -> Boxes:
     """The boxes on a coarser grid: a voxel counts when any of the voxels it covers did, as in the image's pyramid."""
     factor, shape = np.asarray(factor_zyx), np.asarray(grid.shape_zyx)
@@ -273,10 +295,10 @@ def _index(values: Any) -> Index:
     return (z, y, x)
 
 
-def _paint_band(spans: Runs, band: Band, numbers: NDArray[np.float64], low: Index, scratch: _Scratch) -> None:
+def _paint_band(spans: Runs, band: Band, low: Index, scratch: _Scratch) -> None:
     if scratch.distance_um.size == 0:
         scratch.distance_um = np.full(scratch.chunk.shape, band.band_um, np.float32)
-    paint_distance(spans, band.cones.geometry, numbers, band.band_um, *low, scratch.distance_um)
+    paint_distance(spans, band.first_plane, band.cones.geometry, band.numbers, band.band_um, *low, scratch.distance_um)
     _encode_band(spans, *low, band.band_um, scratch.distance_um, scratch.chunk)
 
 
@@ -287,6 +309,12 @@ def _paint_band(spans: Runs, band: Band, numbers: NDArray[np.float64], low: Inde
 def _paint_pieces(pieces: Any, z0: int, y0: int, x0: int, shift: int, out: Any) -> None:
     for i in range(len(pieces)):
         out[pieces[i, 0] - z0, pieces[i, 1] - y0, pieces[i, 2] - x0 : pieces[i, 3] - x0] = (pieces[i, 4] >> shift) & 255
+
+
+@njit(cache=True, nogil=True)
+def _fill_pieces(pieces: Any, z0: int, y0: int, x0: int, value: int, out: Any) -> None:
+    for i in range(len(pieces)):
+        out[pieces[i, 0] - z0, pieces[i, 1] - y0, pieces[i, 2] - x0 : pieces[i, 3] - x0] = value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

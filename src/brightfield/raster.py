@@ -74,12 +74,12 @@ def label_runs(
     cones = cones_of(skeleton, r_min_um, soma_edges)
     none = np.empty((0, 5), np.int32)
     if kind == "centerline":
-        return run.settle(none, lines_of(cones, grid, connect or 26, box), cones, grid)
+        return run.settle(run.strokes(none, lines_of(cones, grid, connect or 26, box), len(cones)), cones, grid)
     tubes = spans_of(cones, grid, box, threads=threads)
     lines = none if connect is None else lines_of(cones, grid, connect, box)
     if kind == "inside":
         return run.union(np.concatenate([tubes, lines]), 1)
-    return run.settle(tubes, lines, cones, grid)
+    return run.settle(run.strokes(tubes, lines, len(cones)), cones, grid)
 
 
 def distance(cones: Cones, grid: Grid, window: Window, *, band_um: float = BAND_UM, threads: int | None = None) -> NDArray[np.float32]:
@@ -89,7 +89,7 @@ def distance(cones: Cones, grid: Grid, window: Window, *, band_um: float = BAND_
     """
     out = np.full([hi - lo for lo, hi in window], band_um, np.float32)
     spans = spans_of(cones.grown(band_um), grid, window, threads=threads)
-    run.paint_distance(spans, cones.geometry, grid_numbers(grid), band_um, window[0][0], window[1][0], window[2][0], out)
+    run.paint_distance(spans, 0, cones.geometry, grid_numbers(grid), band_um, window[0][0], window[1][0], window[2][0], out)
     return out
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ COMPRESSION_LEVEL = 1
 
 _MISSING = 2**64 - 1
 _CHECKSUM_BYTES = 4
+_CONSTANT_BYTES, _CONSTANT_RATIO = 256, 1024
+"""A chunk of one value compresses to less than 256 bytes and a thousandth: with more there is nothing to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class ArraySpec:
     @property
     def index_bytes(self) -> int:
         """Bytes of the index at the end of a shard, checksum included."""
-        return 16 * int(np.prod(self.chunks_per_shard_zyx)) + _CHECKSUM_BYTES
+        return 16 * prod(self.chunks_per_shard_zyx) + _CHECKSUM_BYTES
 
     def shard_window(self, shard_index_zyx: Index) -> Window:
         """The voxels of a shard, cut at the array's end."""
@@ -141,7 +144,7 @@ class ArraySpec:
 
     @property
     def _chunk_bytes(self) -> int:
-        return int(np.prod(self.chunk_zyx)) * self.dtype.itemsize
+        return prod(self.chunk_zyx) * self.dtype.itemsize
 
     def _window(self, index_zyx: Index, size_zyx: Shape) -> Window:
         z, y, x = ((min(i * s, n), min((i + 1) * s, n)) for i, s, n in zip(index_zyx, size_zyx, self.shape_zyx, strict=True))
@@ -164,12 +167,16 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
 def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> list[bytes]:
     """`encode_shard` before it is joined: for writing without a second copy."""
     ordered = sorted(chunks)
+    counts = spec.chunks_per_shard_zyx
+    for inner in ordered:
+        if not all(0 <= i < n for i, n in zip(inner, counts, strict=True)):
+            raise ValueError(f"inner chunk {inner} is not in a shard of {counts} chunks")
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             encoded = list(pool.map(lambda inner: encode_chunk(spec, inner, chunks[inner]), ordered))
     else:
         encoded = [encode_chunk(spec, inner, chunks[inner]) for inner in ordered]
-    index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
+    index = np.full((*counts, 2), _MISSING, "<u8")
     parts: list[bytes] = []
     offset = 0
     for inner, data in zip(ordered, encoded, strict=True):
@@ -261,8 +268,6 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 def encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
     """The bytes of one chunk of `encode_shard`, for callers that have no use for its voxels until the shard is complete."""
-    if not all(0 <= i < n for i, n in zip(inner, spec.chunks_per_shard_zyx, strict=True)):
-        raise ValueError(f"inner chunk {inner} is not in a shard of {spec.chunks_per_shard_zyx} chunks")
     if isinstance(chunk, bytes):
         return chunk
     if not isinstance(chunk, np.ndarray):
@@ -271,20 +276,11 @@ def encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
         raise ValueError(f"inner chunk {inner} is {chunk.dtype} {chunk.shape}, needed {spec.dtype} {spec.chunk_zyx}")
     else:
         chunk = np.ascontiguousarray(chunk)
-        if not (value := _constant(chunk)):
-            return _compress(spec, chunk)
-    if value == np.asarray(spec.fill_value, spec.dtype).tobytes():
-        return b""
-    return _compressed_constant(spec, value)
-
-
-def _constant(chunk: NDArray[Any]) -> bytes:
-    """The bytes of the one value that fills a contiguous chunk; empty when it holds several."""
-    first = chunk.reshape(-1)[:1].tobytes()
-    as_words = chunk.nbytes % 8 == 0  # eight bytes at a time: five times faster than value by value
-    words = chunk.reshape(-1).view(np.uint64 if as_words else f"u{chunk.itemsize}")
-    pattern = np.frombuffer(first * (words.itemsize // chunk.itemsize), words.dtype)
-    return first if words[-1] == pattern[0] and bool((words == pattern).all()) else b""
+        value, data = chunk.reshape(-1)[:1].tobytes(), _compress(spec, chunk)
+        # The same voxels give the same bytes, so these tell a chunk of one value; a large answer cannot be one.
+        if len(data) > _CONSTANT_BYTES + chunk.nbytes // _CONSTANT_RATIO or data != _compressed_constant(spec, value):
+            return data
+    return b"" if value == np.asarray(spec.fill_value, spec.dtype).tobytes() else _compressed_constant(spec, value)
 
 
 @lru_cache(maxsize=256)
@@ -297,7 +293,7 @@ def _compress(spec: ArraySpec, chunk: NDArray[Any]) -> bytes:
     # no lock, the GIL released. It is set at every call because the switch is global and others have it too.
     blosc.use_threads = False
     shuffle = blosc.NOSHUFFLE if spec.dtype.itemsize == 1 else blosc.SHUFFLE
-    data: bytes = blosc.compress(chunk, b"zstd", COMPRESSION_LEVEL, shuffle, spec._chunk_bytes)  # noqa: SLF001 - same module
+    data: bytes = blosc.compress(chunk, b"zstd", COMPRESSION_LEVEL, shuffle, chunk.nbytes)
     return data + _checksum(data)  # zstd frames in blosc have none, and a range read from a remote passes no other check
 
 
