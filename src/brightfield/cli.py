@@ -263,7 +263,7 @@ def _mirror_serve(words: argparse.Namespace) -> int:
 
 
 def _mirror_export(words: argparse.Namespace) -> int:
-    from brightfield import mirror_export
+    from brightfield.stages import offline
 
-    print(mirror_export.export_selected(_composed(words), words.folder, pictures=not words.no_pictures))
+    print(offline.export_selected(_composed(words), words.folder, pictures=not words.no_pictures))
     return 0

@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.errors import CapacityError, SourceError
+from brightfield.errors import SourceError
 from brightfield.mirror_catalog import FILES_DIR, IMAGES_DIR, TABLES_DIR
 from brightfield.mirror_records import tables_of
-from brightfield.selection import cells_of
 from brightfield.source import Cell, Crop, Plane, Source, Stack
-from brightfield.stages.query import ask
-from brightfield.stages.sources import reachable
-
-if TYPE_CHECKING:
-    from brightfield.config import Config
 
 _BLOCK_PX = 2048
-
-
-def export_selected(config: Config, folder: Path, *, pictures: bool = True) -> str:
-    """`export` of the cells that a configuration selects; returns what was done, in words.
-
-    Raises CapacityError before any pixel where whole stacks are more than image.max_gb or than the disk can hold.
-    """
-    table, planes = ask(config)
-    cells = cells_of(table[table["selected"]], planes)
-    stacks = [cell.stack for cell in cells if cell.stack]
-    n_bytes = sum(stack.height_px * stack.width_px * sum(plane.usable for plane in stack.planes) for stack in stacks) if pictures else 0
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if n_bytes > config.image.max_gb * 1e9 or n_bytes > free:
-        raise CapacityError(
-            f"{len(stacks)} whole stacks are {n_bytes / 1e9:.1f} GB of pixels; image.max_gb is {config.image.max_gb:g}, and "
-            f"{free / 1e9:.1f} GB are free; name fewer cells (source.specimen_ids), raise the limit, or go without pictures"
-        )
-    with reachable(config) as address, address.connect() as source:
-        export(source, cells, folder, pictures=pictures, threads=config.compute.connections)
-    return f"{len(cells)} cells are in {folder}, {n_bytes / 1e9:.1f} GB of pixels; now `brightfield mirror serve {folder}`"
 
 
 def export(source: Source, cells: Sequence[Cell], folder: Path, *, pictures: bool = True, threads: int = 4) -> None:
