@@ -257,8 +257,8 @@ def test_medians_of_the_real_cells(
 ) -> None:
     """Pinned from an independent prototype (`tests/test_tiling.py` has the exact oracle); stacks end 25 planes above the arbor.
 
-    Medians published for all cells are 1.4 and 2.7 GB at (512, 10). These 34 and 22 cells leave the median at 1.16-1.51 and 2.98-4.05 GB
-    (95 %, bootstrap): they are too few and, of the full ones, too large. Sampling nodes alone moves nothing (0.01 %).
+    The design's table has 1.4 and 2.7 GB at (512, 10); these 34 and 22 cells leave the medians at 1.16-1.51 and 2.98-4.05 GB (95 %,
+    bootstrap). Sampling nodes alone moves nothing (0.01 %), the largest tree alone gives 2.93 GB.
     """
     skeletons, table = real
     gb: dict[str, list[float]] = {"dendrite-only": [], "full": []}
