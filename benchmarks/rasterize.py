@@ -1,6 +1,7 @@
 """Labels of real cells at full resolution: against compressing the same chunks, and against other rasterizers.
 
-Run: python benchmarks/rasterize.py [--data FOLDER] [--cells N] [--peers PYTHON]. Prints a table, writes results/rasterize.json.
+Run: python benchmarks/rasterize.py [--data FOLDER] [--cells N] [--peers PYTHON [--only-peers]]. Prints a table, writes
+results/rasterize.json.
 Each cell is written in a process of its own, kernels compiled before the clock starts: full resolution (0.1144 x 0.1144 x 0.28 um), the
 canvas of the cells table, semantic labels with rim and reasons, all levels. "bare" is memset + blosc-zstd-1 of exactly the chunks that
 were stored, in the same process; "ratio" is the CPU time of all but the file system's calls (open, write, rename) over it, "with files"
@@ -171,7 +172,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with swc/ and cells/mouse_reconstructions_509.csv")
     parser.add_argument("--cells", type=int, default=None, help="measure only N cells, spread over all (default: every cell)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peers", type=Path, default=None, help="the python of an environment with the peers")
+    parser.add_argument(
+        "--peers", type=Path, default=None, help="the python of an environment with the peers; without it they are left out"
+    )
+    parser.add_argument("--only-peers", action="store_true", help="keep the figures of the cells as they are")
     parser.add_argument("--peer-cell", default="320207387")
     parser.add_argument("--one", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -179,12 +183,26 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(measure_cell(options.one, table[options.one.stem], options.threads)))
         return
-    everything = [p for p in sorted((options.data / "swc").glob("*.swc")) if p.stem in table]
-    files = everything[:: max(1, len(everything) // options.cells)] if options.cells else everything
+    report = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    if not options.only_peers:
+        report |= measure_cells(options.data, table, options.cells, options.threads)
+        keep(report)
+    if options.peers is not None:
+        rows = measure_peers(options.peers, options.data / "swc" / f"{options.peer_cell}.swc")
+        report["peers"] = {"load_average": os.getloadavg(), "cell": options.peer_cell, "rows": rows}
+        keep(report)
+        for row in rows:
+            print(row)
+
+
+def measure_cells(data: Path, table: dict[str, dict[str, str]], n_cells: int | None, threads: int) -> dict[str, object]:
+    """Every cell in a process of its own, all in one process, and distance against inside; printed as they come."""
+    everything = [p for p in sorted((data / "swc").glob("*.swc")) if p.stem in table]
+    files = everything[:: max(1, len(everything) // n_cells)] if n_cells else everything
     rows = []
     print("      cell  nodes  Gvoxel  wall s   CPU s  bare s  ratio  with files  chunks     MB  peak MB  connected")
     for swc in files:
-        command = [sys.executable, __file__, "--one", swc, "--data", options.data, "--threads", str(options.threads)]
+        command = [sys.executable, __file__, "--one", swc, "--data", data, "--threads", str(threads)]
         row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         rows.append(row)
         print("{cell:>10} {nodes:>6} {gvoxel:>7.1f} {wall_s:>7.2f} {cpu_s:>7.2f} {bare_cpu_s:>7.2f}".format(**row), end=" ")
@@ -195,27 +213,22 @@ def main() -> None:
     highest = {key: max(row[key] for row in rows) for key in keys}
     for name, of in (("median", medians), ("highest", highest)):
         print(f"{name:>10}", {key: round(value, 2) for key, value in of.items()})
-    together = write_all(everything, table, options.threads)
+    together = write_all(everything, table, threads)
     print("all cells in one process:", {key: round(value, 1) for key, value in together.items()})
     middle = sorted(rows, key=lambda row: row["cpu_s"])[len(rows) // 2]["cell"]
-    skeleton = read_swc(options.data / "swc" / f"{middle}.swc")
+    skeleton = read_swc(data / "swc" / f"{middle}.swc")
     ratio = distance_over_inside(skeleton, canvas(skeleton, table[middle]))
     print(f"distance / inside, cell {middle}: {ratio['ratio']:.2f}")
-    report = {
+    return {
         "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "numba": version("numba")},
         "load_average": os.getloadavg(),
-        "threads": options.threads,
+        "threads": threads,
         "cells": rows,
         "median": medians,
         "highest": highest,
         "all_cells": together,
         "distance_over_inside": {"cell": middle, **ratio},
     }
-    keep(report)
-    report["peers"] = measure_peers(options.peers, options.data / "swc" / f"{options.peer_cell}.swc")
-    for row in report["peers"]:
-        print(row)
-    keep(report)
 
 
 def keep(report: dict[str, object]) -> None:
