@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 
 from brightfield.composition import compose, write_params
+from brightfield.config import load
+from brightfield.errors import CellFailures
 from brightfield.mirror import Mirror, serve
-from brightfield.schema import IMAGES_DIR, TILES
+from brightfield.schema import IMAGES_DIR, PARAMS_FILE, TILES, image_store
+from brightfield.stages import download as stage
 from brightfield.stages import query
 from brightfield.tables import read_table
 from brightfield.testing import small_catalog, small_cell
@@ -34,13 +38,13 @@ def mirror() -> Iterator[Mirror]:
         yield mirror
 
 
-def repository(root: Path, mirror: Mirror) -> Path:
+def repository(root: Path, mirror: Mirror, *overrides: str) -> Path:
     """A repository before its download, with shards so small that a cell is 15 units."""
     shutil.copytree(REPOSITORY / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
     words = ["source=allen", f"source.base_url={mirror.base_url}", "source.accept_terms=true", "compute.connections=4"]
     words += ["image.coverage=full", "image.level=0", "image.z_step=1", "image.tile_px=128"]
     words += ["image.shard_zyx=[16,128,128]", "image.chunk_zyx=[8,64,64]"]
-    composed = compose(words, root)
+    composed = compose((*words, *overrides), root)
     write_params(composed, root)
     query.refresh(composed, root, write=True)
     query.run(composed, root)
@@ -105,3 +109,17 @@ def test_killed_and_run_again_nothing_finished_is_fetched_twice_and_the_bytes_ar
         assert content(root) == content(clean)
         progress.append(finished)
     assert len(set(progress)) > 2
+
+
+def test_a_cell_that_cannot_be_planned_fails_alone(tmp_path: Path) -> None:
+    whole = small_catalog(*(small_cell(i) for i in CELLS))
+    without = replace(whole, pictures={i: picture for i, picture in whole.pictures.items() if i != 4998})
+    with serve(without) as mirror:
+        root = repository(tmp_path, mirror, "image.coverage=skeleton", "compute.retries=1")
+        config = load(root / PARAMS_FILE)
+        plan = stage.plan(config, root)
+        assert [cell.specimen_id for cell in plan.cells] == [3, 5]
+        assert "cell 4       it cannot be planned: " in plan.as_text(10.0)
+        with pytest.raises(CellFailures, match=r"4\b.*it cannot be planned"):
+            stage.run(config, root)
+        assert [i for i in CELLS if (root / image_store(i)).is_dir()] == [3, 5]

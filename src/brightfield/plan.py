@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -195,13 +196,14 @@ class Plan:
     """The plans of all cells (at least one), what is already there, and the room there is.
 
     there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown. wire: how the source
-    sends pixels.
+    sends pixels. failures: cells without a plan, and why.
     """
 
     cells: tuple[CellPlan, ...]
     there: frozenset[int] = frozenset()
     free_bytes: int | None = None
     wire: Wire = JPEG_TILES
+    failures: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(sorted(self.cells, key=lambda cell: cell.specimen_id)))
@@ -261,7 +263,8 @@ class Plan:
             }
             for cell in self.cells
         ]
-        return json.dumps({**self.totals, "seconds_todo": self._seconds(rate_mb_s), "cells_detail": cells}, indent=2)
+        failures = {str(specimen_id): reason for specimen_id, reason in self.failures.items()}
+        return json.dumps({**self.totals, "seconds_todo": self._seconds(rate_mb_s), "cells_detail": cells, "failures": failures}, indent=2)
 
     def as_text(self, rate_mb_s: float) -> str:
         """The totals and the time at a rate, for people; every estimate with its basis."""
@@ -282,6 +285,7 @@ class Plan:
             ),
             ("time", f"{_duration(seconds[0])} to {_duration(seconds[1])} at {rate_mb_s:g} MB/s"),
             ("free disk", free),
+            *((f"cell {specimen_id}", reason) for specimen_id, reason in self.failures.items()),
         ]
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from brightfield.compute import Engine, progress
 from brightfield.config import Config, Scheduler, SourceKind, load
-from brightfield.errors import CellFailures
+from brightfield.errors import BrightfieldError, CellFailures
 from brightfield.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, PlanOptions, plan_cell
 from brightfield.schema import CELLS, IMAGES_DIR, PARAMS_FILE, SKELETONS_DIR, TILES, image_store, marker_file, skeleton_file
 from brightfield.skeleton import Skeleton, parse_swc, read_swc
@@ -36,7 +36,8 @@ def run(config: Config, root: Path) -> None:
     with reachable(config) as address:
         failures = _fetch_skeletons(config, root, cells, address)
         cells = {specimen_id: cell for specimen_id, cell in cells.items() if specimen_id not in failures and cell.stack is not None}
-        plans = _plans(config, cells, lambda cell: read_swc(root / skeleton_file(cell.specimen_id)), address)
+        plans, unplanned = _plans(config, root, cells, address)
+        failures |= unplanned
         failures |= _fetch_images(config, root, cells, plans, address)
     if failures and not config.download.allow_missing:
         raise CellFailures("download", failures, remedy="run again to retry only these, or set download.allow_missing=true to go without")
@@ -48,12 +49,10 @@ def plan(config: Config, root: Path) -> Plan:
     """What `run` would fetch under `config`, before any pixel: asks the source only for what is not already here."""
     with reachable(config) as address:
         cells = {cell.specimen_id: cell for cell in _cells_to_plan(config, root) if cell.stack is not None}
-        with address.connect() as source, ThreadPoolExecutor(config.compute.connections) as pool:
-            skeletons = dict(zip(cells, pool.map(lambda cell: _skeleton(cell, source, root), cells.values()), strict=True))
-        plans = _plans(config, cells, lambda cell: skeletons[cell.specimen_id], address)
+        plans, failures = _plans(config, root, cells, address)
     cache = _image_cache(config, root)
     there = {i for i, task in _image_tasks(config, root, cells, plans, address).items() if cache.has(i, task)}
-    return _capacity(config, root, plans, there)
+    return replace(_capacity(config, root, plans, there), failures=failures)
 
 
 # -------------------------------------------------------------------------------------------------------------- skeletons
@@ -101,14 +100,23 @@ def _cells_to_plan(config: Config, root: Path) -> tuple[Cell, ...]:
     return cells_of(cells[cells["selected"]], planes)
 
 
-def _plans(config: Config, cells: Mapping[int, Cell], skeleton: Callable[[Cell], Skeleton], address: Address) -> dict[int, CellPlan]:
+def _plans(config: Config, root: Path, cells: Mapping[int, Cell], address: Address) -> tuple[dict[int, CellPlan], dict[int, str]]:
+    """The plans of the cells, and why there is none of the others."""
     options = PlanOptions.of(config.image, config.source.swc_origin.value)
     wants_projection = options.coverage == "skeleton" and options.background_share > 0
-    with address.connect() as source:
-        return {
-            i: plan_cell(cell, skeleton(cell), options, source.projection(cell, PROJECTION_LEVEL) if wants_projection else None)
-            for i, cell in cells.items()
-        }
+    failures: dict[int, str] = {}
+
+    def plan_one(cell: Cell) -> CellPlan | None:
+        try:
+            projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
+            return plan_cell(cell, _skeleton(cell, source, root), options, projection)
+        except BrightfieldError as error:
+            failures[cell.specimen_id] = f"it cannot be planned: {error}"
+            return None
+
+    with address.connect() as source, ThreadPoolExecutor(config.compute.connections) as pool:
+        plans = dict(zip(cells, pool.map(plan_one, cells.values()), strict=True))
+    return {i: found for i, found in plans.items() if found is not None}, dict(sorted(failures.items()))
 
 
 def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: set[int]) -> Plan:
