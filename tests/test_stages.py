@@ -58,6 +58,11 @@ def finished(root: Path, step: str) -> list[Path]:
     return [path for path in (root / ".work" / step).glob("*") if not path.name.startswith(".")]
 
 
+def counts(told: str) -> dict[str, tuple[int, int]]:
+    """By step, how many cells were computed and how many were found."""
+    return {step: (int(new), int(old)) for step, new, old in re.findall(r"^(\w+): (\d+) computed, (\d+) found", told, re.MULTILINE)}
+
+
 def kill_once_a_cell_is_finished(root: Path, stage: str, step: str) -> None:
     process = subprocess.Popen(["dvc", "repro", "-s", stage], cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
     while process.poll() is None and not finished(root, step):
@@ -67,28 +72,62 @@ def kill_once_a_cell_is_finished(root: Path, stage: str, step: str) -> None:
     process.wait()
 
 
-def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(
-    stacks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One worker and a kill in each stage on one side; two workers, a deeper path, another time zone and locale on the other."""
+@pytest.fixture(scope="module")
+def built(stacks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset as another machine makes it: two workers, a deeper path, another time zone and locale."""
+    root = checkout(tmp_path_factory.mktemp("some where") / "deeper" / "b", stacks, "compute.workers=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        patch.setenv("LC_ALL", "tr_TR.UTF-8")
+        command(root, "dvc", "repro")
+    return root
+
+
+def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(built: Path, stacks: Path, tmp_path: Path) -> None:
     killed = checkout(tmp_path / "a", stacks, "compute.workers=1")
     for stage in yaml.safe_load((killed / "dvc.yaml").read_text())["stages"]:
         if stage in STEPS:
             kill_once_a_cell_is_finished(killed, stage, STEPS[stage])
             kept = len(finished(killed, STEPS[stage]))
             told = command(killed, "dvc", "repro", "-s", stage)
-            (counts,) = re.findall(rf"^{STEPS[stage]}: (\d+) computed, (\d+) found", told, re.MULTILINE)
-            assert (int(counts[0]), int(counts[1])) == (len(CELLS) - kept, kept)
+            assert counts(told)[STEPS[stage]] == (len(CELLS) - kept, kept)
             assert 0 < kept < len(CELLS)
         else:
             command(killed, "dvc", "repro", "-s", stage)
-
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
-    elsewhere = checkout(tmp_path / "some where" / "deeper" / "b", stacks, "compute.workers=2")
-    command(elsewhere, "dvc", "repro")
     for name in ("dvc.lock", "reports/metrics.json"):
-        assert (elsewhere / name).read_bytes() == (killed / name).read_bytes()
+        assert (built / name).read_bytes() == (killed / name).read_bytes()
+
+
+def test_a_change_costs_what_it_changes(built: Path, stacks: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(built, tmp_path / "c", symlinks=True)
+    place = [f"source.path={stacks}", f"source.metadata={stacks / 'cells.csv'}", "source.pixel_um=0.1144", "source.plane_um=0.28"]
+
+    def build(*overrides: str) -> tuple[set[str], dict[str, tuple[int, int]]]:
+        """The stages that ran, and their counts."""
+        if overrides != ("as it is",):
+            command(root, "brightfield", "config", "source=folder", *place, "image.level=0", "image.z_step=1", *overrides)
+        told = command(root, "dvc", "repro")
+        return set(re.findall(r"Running stage '(\w+)'", told)), counts(told)
+
+    assert build("compute.workers=1") == (set(), {})
+    ran, done = build("split.val=0.25")
+    assert (ran, done) == ({"split", "manifest", "report"}, {"manifest": (0, 4)})
+    ran, done = build("labels.rim_um=0.3")
+    assert not ran & {"query", "download", "align"}
+    assert done["rasterize"] == (4, 0)
+    assert build()[1].get("rasterize", (0, 4)) == (0, 4)
+    assert (root / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
+
+    report = root / "src/brightfield/report.py"
+    report.write_text(report.read_text().replace('"""', '"""Edited. ', 1))
+    assert build("as it is") == ({"report"}, {})
+
+    ran, done = build("source.specimen_ids=[11,12,13]")
+    assert all(new == 0 for new, _ in done.values())
+    assert sorted(path.name for path in (root / "data/images").iterdir()) == ["11.zarr", "12.zarr", "13.zarr"]
+    assert not list((root / "data").rglob("14.*"))
+    assert all(new == 0 for new, _ in build()[1].values())
+    assert len(list((root / "data/images").iterdir())) == len(CELLS)
 
 
 def test_a_plan_of_stacks_that_cannot_be_taken_says_why_and_what_to_do(stacks: Path, tmp_path: Path) -> None:
