@@ -22,8 +22,8 @@ from repositories import REPOSITORY, command
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_home")]
 
 CELLS = (11, 12, 13, 14)
-STEPS = {"download": "download", "rasterize": "rasterize", "align": "align", "manifest": "manifest"}
-"""Stages that work cell by cell, and the folder of the work cache that shows their progress."""
+BY_CELL = ("download", "rasterize", "align", "manifest")
+"""Stages that work cell by cell; the folder of that name in the work cache shows their progress."""
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,17 @@ def checkout(root: Path, stacks: Path, *overrides: str) -> Path:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, root / name)
     command(root, "git", "init", "-q")
-    place = [f"source.path={stacks}", f"source.metadata={stacks / 'cells.csv'}", "source.pixel_um=0.1144", "source.plane_um=0.28"]
-    command(root, "brightfield", "config", "source=folder", *place, "image.level=0", "image.z_step=1", *overrides)
+    configure(root, stacks, *overrides)
     return root
 
 
-def finished(root: Path, step: str) -> list[Path]:
-    return [path for path in (root / ".work" / step).glob("*") if not path.name.startswith(".")]
+def configure(root: Path, stacks: Path, *overrides: str) -> None:
+    place = [f"source.path={stacks}", f"source.metadata={stacks / 'cells.csv'}", "source.pixel_um=0.1144", "source.plane_um=0.28"]
+    command(root, "brightfield", "config", "source=folder", *place, "image.level=0", "image.z_step=1", *overrides)
+
+
+def finished(root: Path, stage: str) -> list[Path]:
+    return [path for path in (root / ".work" / stage).glob("*") if not path.name.startswith(".")]
 
 
 def counts(told: str) -> dict[str, tuple[int, int]]:
@@ -63,9 +67,9 @@ def counts(told: str) -> dict[str, tuple[int, int]]:
     return {step: (int(new), int(old)) for step, new, old in re.findall(r"^(\w+): (\d+) computed, (\d+) found", told, re.MULTILINE)}
 
 
-def kill_once_a_cell_is_finished(root: Path, stage: str, step: str) -> None:
+def kill_once_a_cell_is_finished(root: Path, stage: str) -> None:
     process = subprocess.Popen(["dvc", "repro", "-s", stage], cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not finished(root, step):
+    while process.poll() is None and not finished(root, stage):
         time.sleep(0.002)
     assert process.poll() is None, f"{stage} ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
@@ -86,11 +90,11 @@ def built(stacks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(built: Path, stacks: Path, tmp_path: Path) -> None:
     killed = checkout(tmp_path / "a", stacks, "compute.workers=1")
     for stage in yaml.safe_load((killed / "dvc.yaml").read_text())["stages"]:
-        if stage in STEPS:
-            kill_once_a_cell_is_finished(killed, stage, STEPS[stage])
-            kept = len(finished(killed, STEPS[stage]))
+        if stage in BY_CELL:
+            kill_once_a_cell_is_finished(killed, stage)
+            kept = len(finished(killed, stage))
             told = command(killed, "dvc", "repro", "-s", stage)
-            assert counts(told)[STEPS[stage]] == (len(CELLS) - kept, kept)
+            assert counts(told)[stage] == (len(CELLS) - kept, kept)
             assert 0 < kept < len(CELLS)
         else:
             command(killed, "dvc", "repro", "-s", stage)
@@ -100,12 +104,11 @@ def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(built: Pa
 
 def test_a_change_costs_what_it_changes(built: Path, stacks: Path, tmp_path: Path) -> None:
     root = shutil.copytree(built, tmp_path / "c", symlinks=True)
-    place = [f"source.path={stacks}", f"source.metadata={stacks / 'cells.csv'}", "source.pixel_um=0.1144", "source.plane_um=0.28"]
 
     def build(*overrides: str) -> tuple[set[str], dict[str, tuple[int, int]]]:
         """The stages that ran, and their counts."""
         if overrides != ("as it is",):
-            command(root, "brightfield", "config", "source=folder", *place, "image.level=0", "image.z_step=1", *overrides)
+            configure(root, stacks, *overrides)
         told = command(root, "dvc", "repro")
         return set(re.findall(r"Running stage '(\w+)'", told)), counts(told)
 
