@@ -367,7 +367,7 @@ def test_queries_survive_faults(mirror: Mirror) -> None:
 def _jpeg(pixels: np.ndarray, **options: Any) -> Answer:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 95, **options})
-    return Answer("http://x", {"content-type": "image/jpeg; charset=binary"}, buffer.getvalue())
+    return Answer("image/jpeg", buffer.getvalue())
 
 
 GREY = small_picture(1, 64, 80)
@@ -396,7 +396,7 @@ def test_other_sizes_are_refused(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("kind", ["text/html", "application/xml", ""])
 def test_what_does_not_call_itself_a_picture_is_none(kind: str) -> None:
     with pytest.raises(TransferError, match="expected a picture"):
-        decode_picture(replace(_jpeg(GREY), headers={"content-type": kind}), GREY.shape)
+        decode_picture(replace(_jpeg(GREY), content_type=kind), GREY.shape)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xd8\xff\xe0"])

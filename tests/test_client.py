@@ -17,7 +17,7 @@ from brightfield.client import Answer, ClientOptions, HttpClient, public_url
 from brightfield.errors import TransferError
 
 BODY = bytes(range(256)) * 40
-QUICK = ClientOptions(connections=4, timeout_s=0.4, retries=3, backoff_s=0.01)
+QUICK = ClientOptions(connections=4, timeout_s=1.0, retries=3, backoff_s=0.01)
 
 type Script = Callable[[BaseHTTPRequestHandler], None]
 

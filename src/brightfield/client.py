@@ -5,21 +5,16 @@ Bounded concurrency, a rate limit per host, keep-alive, timeouts, retries with b
 
 from __future__ import annotations
 
-import http.client
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit, urlunsplit
 
-import urllib3
-
-from brightfield import __version__
+from brightfield.curl import Broken, Connection, Reply
 from brightfield.errors import TransferError
 
 MAX_BODY_BYTES = 512 * 2**20
@@ -28,11 +23,7 @@ MAX_BODY_BYTES = 512 * 2**20
 _GONE = {404: 3, 410: 2}  # how often a server must say so: behind a load balancer it may say 404 for something it has
 _TRANSIENT = frozenset({408, 425, 429})
 _BACKOFF_MAX_S = 30.0
-_STALL_BYTES_PER_S = 1024  # slower than this after `timeout_s` is a stall, even when bytes trickle in
 _MAX_REDIRECTS = 5
-_BLOCK_BYTES = 2**18
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_HEADERS = {"User-Agent": f"brightfield/{__version__}", "Accept-Encoding": "identity"}
 _SECRET = re.compile(r"(?i)((?:^|&)[^=&]*(?:signature|token|secret|password|credential|key|sig|auth)[^=&]*=)[^&]*")
 
 
@@ -40,8 +31,9 @@ _SECRET = re.compile(r"(?i)((?:^|&)[^=&]*(?:signature|token|secret|password|cred
 class ClientOptions:
     """How to ask; nothing here may change a byte of what is returned.
 
-    connections: requests in flight at once. requests_per_second: per host, 0 for no limit. timeout_s: for connecting and between
-    bytes. retries: per request. retry_budget_s: waiting between attempts, all requests together. backoff_s: before the first retry.
+    connections: requests in flight at once. requests_per_second: per host, 0 for no limit. timeout_s: for connecting, and of silence (in
+    whole seconds, rounded up). retries: per request. retry_budget_s: waiting between attempts, all requests together. backoff_s: before
+    the first retry.
     """
 
     connections: int = 8
@@ -62,16 +54,10 @@ class ClientOptions:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete HTTP 200 answer. `headers` has lower-case names."""
+    """A complete HTTP 200 answer. content_type: the media type without parameters, lower case; empty where the server gave none."""
 
-    url: str
-    headers: Mapping[str, str]
+    content_type: str
     body: bytes
-
-    @property
-    def content_type(self) -> str:
-        """The media type without parameters, lower case; empty where the server gave none."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 @dataclass(slots=True)
@@ -129,7 +115,7 @@ class HttpClient:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._buckets: dict[str, _Bucket] = {}
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._idle: list[Connection] = []
         # Jitter spreads retries over time; it decides when bytes are asked for, never which.
         self._jitter = random.Random()  # noqa: S311
 
@@ -142,8 +128,10 @@ class HttpClient:
     def close(self) -> None:
         """Drop all connections; requests that wait for a retry fail at once."""
         self._closed.set()
-        for pool in self._pools.values():
-            pool.clear()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def get[T](self, url: str, *, verify: Callable[[Answer], T]) -> T:
         """What `verify` makes of the answer to a GET of `url`.
@@ -180,43 +168,33 @@ class HttpClient:
     def _ask(self, url: str) -> Answer | str:
         """The answer, or the URL of the same host that the server redirects to."""
         self._sleep(self._bucket(urlsplit(url).netloc).take())
-        with self._slots:
+        with self._connection() as connection:
             self._count(requests=1)
             try:
-                response = self._pool(url).request("GET", url, headers=_HEADERS, preload_content=False, redirect=False, retries=False)
-                try:
-                    return self._receive(url, response)
-                finally:
-                    if not response.closed:
-                        response.close()  # an unread rest would be taken for the next answer
-                    response.release_conn()
-            except urllib3.exceptions.LocationValueError as error:
-                raise _Failure(f"not a URL that can be fetched: {error}", final=True) from error
-            except urllib3.exceptions.HTTPError as error:
-                raise _Failure(_network_reason(error)) from error
+                reply = connection.get(url)
+            except Broken as broken:
+                raise _Failure(str(broken), final=broken.final) from broken
+        self._count(received=len(reply.body))
+        if 300 <= reply.status < 400:
+            return _redirect(url, reply.redirect_url)
+        if reply.status != 200:
+            raise _refusal(reply)
+        return Answer(reply.content_type.partition(";")[0].strip().lower(), reply.body)
 
-    def _receive(self, url: str, response: urllib3.BaseHTTPResponse) -> Answer | str:
-        if 300 <= response.status < 400:
-            return _redirect(url, response.headers.get("Location", ""))
-        if response.status != 200:
-            raise _refusal(response)
-        body = self._body(response)
-        expected = response.headers.get("Content-Length", "")
-        if expected.isdigit() and "Transfer-Encoding" not in response.headers and len(body) != int(expected):
-            raise _Failure("short body")
-        return Answer(url, {name.lower(): value for name, value in response.headers.items()}, body)
-
-    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
-        body, started = bytearray(), time.monotonic()
-        while block := response.read1(_BLOCK_BYTES, decode_content=False):
-            body += block
-            elapsed = time.monotonic() - started
-            if len(body) > self._max_body_bytes:
-                raise _Failure(f"body larger than {self._max_body_bytes} bytes", final=True)
-            if elapsed > self.options.timeout_s and len(body) < elapsed * _STALL_BYTES_PER_S:
-                raise _Failure("stalled")
-        self._count(received=len(body))
-        return bytes(body)
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """One of the connections, the last one that was used first; waits while all are in use."""
+        with self._slots:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or Connection(self.options.timeout_s, self._max_body_bytes)
+            try:
+                yield connection
+            finally:
+                with self._lock:
+                    self._idle.append(connection)
+                if self._closed.is_set():
+                    self.close()
 
     def _pause(self, url: str, attempt: int, failure: _Failure) -> None:
         backoff_s = min(_BACKOFF_MAX_S, self.options.backoff_s * 2 ** (attempt - 1))
@@ -243,20 +221,6 @@ class HttpClient:
         with self._lock:
             return self._buckets.setdefault(host, _Bucket(self.options.requests_per_second))
 
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        """The keep-alive pool for `url`: direct, or through the proxy that the environment names for it."""
-        proxy = _proxy_of(url)
-        with self._lock:
-            if proxy not in self._pools:
-                timeout = urllib3.Timeout(connect=self.options.timeout_s, read=self.options.timeout_s)
-                size = self.options.connections
-                self._pools[proxy] = (
-                    urllib3.ProxyManager(proxy, maxsize=size, timeout=timeout)
-                    if proxy
-                    else urllib3.PoolManager(maxsize=size, timeout=timeout)
-                )
-            return self._pools[proxy]
-
 
 def public_url(url: str) -> str:
     """`url` without user, password and signing parameters: fit for messages, logs and tables."""
@@ -269,51 +233,17 @@ def _given_up(url: str, attempts: int, what: str, *, reason: str | None = None, 
     return TransferError(f"{public_url(url)}: {what} ({tries})", reason=what if reason is None else reason, absent=absent)
 
 
-def _refusal(response: urllib3.BaseHTTPResponse) -> _Failure:
-    status = response.status
-    gone = _GONE.get(status, 0)
-    final = not (gone or status in _TRANSIENT or status >= 500)
-    return _Failure(f"HTTP {status}", after_s=_retry_after_s(response.headers.get("Retry-After", "")), gone=gone, final=final)
+def _refusal(reply: Reply) -> _Failure:
+    gone = _GONE.get(reply.status, 0)
+    final = not (gone or reply.status in _TRANSIENT or reply.status >= 500)
+    return _Failure(f"HTTP {reply.status}", after_s=reply.retry_after_s, gone=gone, final=final)
 
 
-def _retry_after_s(value: str) -> float:
-    """Seconds that a Retry-After header asks for: a number of seconds or an HTTP date; 0 where it says neither."""
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _redirect(url: str, location: str) -> str:
+def _redirect(url: str, target: str) -> str:
     """Where to go next: only to the same host, and never from https back to http."""
-    here, there = urlsplit(url), urlsplit(urljoin(url, location))
+    here, there = urlsplit(url), urlsplit(target)
     upgrade = here.scheme == "http" and there.scheme == "https" and here.port is None and there.port is None
-    if not location or here.hostname != there.hostname or not (upgrade or (here.scheme, here.port) == (there.scheme, there.port)):
-        elsewhere = public_url(urlunsplit(there)) if location else "nowhere"
+    if here.hostname != there.hostname or not (upgrade or (here.scheme, here.port) == (there.scheme, there.port)):
+        elsewhere = public_url(target) if target else "nowhere"
         raise _Failure(f"redirected elsewhere, to {elsewhere}; if that is right, set source.base_url to it", final=True)
-    return urlunsplit(there)
-
-
-def _network_reason(error: urllib3.exceptions.HTTPError) -> str:
-    """A short reason that is the same for the same trouble: no object ids, ports or counts."""
-    if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ProxyError):
-        return "could not connect"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-        return "could not connect in time"
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return "stalled"
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return "TLS failed: check the certificate store and the clock"
-    if any(isinstance(e, http.client.IncompleteRead) for e in (error, *error.args)):
-        return "short body"
-    return "connection broken"
-
-
-def _proxy_of(url: str) -> str:
-    host = urlsplit(url).hostname or ""
-    if host in _LOOPBACK or proxy_bypass(host):
-        return ""
-    return getproxies().get(urlsplit(url).scheme, "")
+    return target

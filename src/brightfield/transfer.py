@@ -30,7 +30,7 @@ from brightfield.pyramid import build_pyramid
 from brightfield.schema import TILES
 from brightfield.source import Cell, Crop, Source, Stack
 from brightfield.space import Shape
-from brightfield.volume import ArraySpec, Volume, create_volume, encode_chunk
+from brightfield.volume import ArraySpec, Volume, create_volume, encode_chunk, shard_parts
 
 IMAGE_NAME = "image.zarr"
 """The image within the directory of `download_cell`."""
@@ -169,7 +169,7 @@ class _Writer:
     """Lays the tiles of each unit in flight into blocks, compresses blocks as they fill, and writes and records complete units."""
 
     def __init__(self, plan: CellPlan, volume: Volume, image: Path, journal: Journal) -> None:
-        self._tiles = plan.tiles[["z", "y0", "x0"]].to_numpy()
+        self._tiles = plan.tiles[["z", "y0", "x0", "y1", "x1"]].to_numpy()
         self._volume, self._image, self._journal = volume, image, journal
         self._blocks = _Blocks(volume.spec(0), plan.tile)
         self._open: dict[int, _OpenUnit] = {}
@@ -185,13 +185,19 @@ class _Writer:
     def begin(self, number: int, unit: Unit) -> None:
         """Expect the requests of a unit."""
         rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in unit.requests])
-        awaited = Counter(map(self._blocks.place, self._tiles[rows].tolist()))
+        awaited: Counter[Shape] = Counter()
+        expected: Counter[Shape] = Counter()
+        for z, y0, x0, y1, x1 in self._tiles[rows].tolist():
+            place = self._blocks.place((z, y0, x0))
+            awaited[place] += 1
+            expected[place] += (y1 - y0) * (x1 - x0)
+        whole = {place for place, n in expected.items() if n == self._blocks.size}
         with self._lock:
-            self._open[number] = _OpenUnit(unit, {shard: {} for shard in unit.shards_zyx}, awaited)
+            self._open[number] = _OpenUnit(unit, {shard: {} for shard in unit.shards_zyx}, awaited, whole)
 
     def in_order(self, unit: Unit) -> list[slice]:
         """The requests of a unit in the order that fills blocks soonest."""
-        return sorted(unit.requests, key=lambda rows: self._blocks.place(self._tiles[rows.start]))
+        return sorted(unit.requests, key=lambda rows: self._blocks.place(self._tiles[rows.start, :3].tolist()))
 
     def add(self, number: int, tiles: list[_Tile]) -> None:
         """Take the tiles of one request of a unit; the last one finishes it."""
@@ -206,14 +212,15 @@ class _Writer:
             self._finish(number, state)
 
     def _add_tile(self, state: _OpenUnit, tile: _Tile) -> None:
-        corner = self._tiles[tile.row].tolist()
-        place = self._blocks.place(corner)
-        if tile.pixels is not None:
+        z, y0, x0, y1, x1 = self._tiles[tile.row].tolist()
+        place = self._blocks.place((z, y0, x0))
+        if tile.pixels is not None or place in state.whole:
             with self._lock:
                 block = state.blocks.get(place)
                 if block is None:
-                    block = state.blocks[place] = self._blocks.take()
-            self._blocks.lay(tile.pixels, block, corner)
+                    block = state.blocks[place] = self._blocks.take(blank=place not in state.whole)
+            pixels = self._blocks.blank((y1 - y0, x1 - x0)) if tile.pixels is None else tile.pixels
+            self._blocks.lay(pixels, block, (z, y0, x0))
         with self._lock:
             state.awaited[place] -= 1
             filled = None if state.awaited[place] else state.blocks.pop(place, None)
@@ -225,9 +232,10 @@ class _Writer:
     def _finish(self, number: int, state: _OpenUnit) -> None:
         files = []
         for shard, chunks in state.chunks.items():
-            if self._volume.write_shard(0, shard, chunks):
-                files.append(file_record(self._volume.shard_path(0, shard), self._image))
+            parts = shard_parts(self._volume.spec(0), chunks)
             chunks.clear()
+            if self._volume.store_shard(0, shard, parts):
+                files.append(file_record(self._volume.shard_path(0, shard), self._image, parts))
         with self._lock:
             self._journal.append({"unit": number, "files": files, "tiles": sorted(state.tiles)})
             del self._open[number]
@@ -235,11 +243,15 @@ class _Writer:
 
 @dataclass(eq=False)
 class _OpenUnit:
-    """A unit in flight: by shard its encoded chunks, by block the tiles still awaited, blocks that fill, and what came of its tiles."""
+    """A unit in flight: by shard its encoded chunks, by block the tiles still awaited, blocks that fill, and what came of its tiles.
+
+    whole: the blocks that its tiles cover to the last voxel.
+    """
 
     unit: Unit
     chunks: dict[Shape, dict[Shape, bytes]]
     awaited: Counter[Shape]
+    whole: set[Shape]
     blocks: dict[Shape, Pixels] = field(default_factory=dict)
     tiles: list[tuple[int, str | None, str | None]] = field(default_factory=list)
     n_requests: int = 0
@@ -263,16 +275,27 @@ class _Blocks:
         z, y, x = (voxel // (chunk * count) for voxel, chunk, count in edges)
         return z, y, x
 
-    def take(self) -> Pixels:
-        """A block of nothing but the fill value."""
+    @property
+    def size(self) -> int:
+        """Voxels of a block, those beyond the end of the array included."""
+        return math.prod(self._counts) * math.prod(self._spec.chunk_zyx)
+
+    def blank(self, shape: tuple[int, ...]) -> Pixels:
+        """Nothing but the fill value."""
+        return np.full(shape, self._spec.fill_value, self._spec.dtype)
+
+    def take(self, *, blank: bool) -> Pixels:
+        """A block: of nothing but the fill value where it is to be `blank`, else of anything."""
         try:
-            return self._spare.pop()
+            block = self._spare.pop()
         except IndexError:
-            return np.full((*self._counts[1:], *self._spec.chunk_zyx), self._spec.fill_value, self._spec.dtype)
+            return self.blank((*self._counts[1:], *self._spec.chunk_zyx))
+        if blank:
+            block[...] = self._spec.fill_value
+        return block
 
     def give_back(self, block: Pixels) -> None:
         """Let a block that is not needed any more be used again."""
-        block[...] = self._spec.fill_value
         self._spare.append(block)
 
     def lay(self, pixels: Pixels, block: Pixels, corner_zyx: Sequence[int]) -> None:

@@ -36,7 +36,18 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-__all__ = ["ArraySpec", "Chunk", "Index", "LabelMeta", "Volume", "create_volume", "encode_chunk", "encode_shard", "open_volume"]
+__all__ = [
+    "ArraySpec",
+    "Chunk",
+    "Index",
+    "LabelMeta",
+    "Volume",
+    "create_volume",
+    "encode_chunk",
+    "encode_shard",
+    "open_volume",
+    "shard_parts",
+]
 
 _OME_VERSION = "0.5"
 _OWN_KEY = "brightfield"
@@ -172,10 +183,13 @@ class Volume:
         `chunks` as in `encode_shard`: inner chunk index within the shard -> whole chunk, or the one number that fills it. Any number of
         processes may write shards of a volume, each shard by one of them.
         """
+        return self.store_shard(level, shard_index_zyx, shard_parts(self.specs[level], chunks, threads=threads))
+
+    def store_shard(self, level: int, shard_index_zyx: Index, parts: Sequence[bytes]) -> int:
+        """Store one shard, once and atomically, that `shard_parts` has encoded for this level; returns its bytes as `write_shard` does."""
         spec = self.specs[level]
         if not all(0 <= i < n for i, n in zip(shard_index_zyx, spec.n_shards_zyx, strict=True)):
             raise ValueError(f"shard {shard_index_zyx} is not in level {level} of {spec.n_shards_zyx} shards")
-        parts = shard_parts(spec, chunks, threads=threads)
         target = self.shard_path(level, shard_index_zyx)
         if parts:
             _write_atomically(target, parts)
