@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 
 from brightfield.errors import GridError, StackError
-from brightfield.shards import ArraySpec, Chunk, Index, decode_index, encode_shard, stored_in
+from brightfield.shards import ArraySpec, Chunk, Index, ShardFile, decode_index, encode_chunk, encode_shard, stored_in
 from brightfield.testing import array_specs
 
 SPEC = ArraySpec((8, 64, 64), (4, 16, 16), (8, 64, 64), np.dtype("uint8"))
@@ -36,6 +39,37 @@ def _blosc_switch() -> Iterator[None]:
 def test_the_bytes_know_neither_the_order_of_the_chunks_nor_the_threads(order: list[Index], threads: int) -> None:
     chunks = noisy_chunks()
     assert encode_shard(SPEC, {inner: chunks[inner] for inner in order}, threads=threads) == encode_shard(SPEC, chunks)
+
+
+@given(st.permutations(sorted(noisy_chunks())), st.integers(0, 32), st.integers(0, 32))
+def test_a_shard_that_grows_chunk_by_chunk_has_the_same_bytes(order: list[Index], n_expected: int, n_empty: int) -> None:
+    chunks = dict(list(noisy_chunks().items())[:n_expected]) | dict.fromkeys(order[:n_empty], 0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "c", "0")
+        file = ShardFile(SPEC, path, chunks)
+        for inner in (inner for inner in order if inner in chunks):
+            file.add(inner, encode_chunk(SPEC, inner, chunks[inner]))
+        stored = file.finish()
+        expected = encode_shard(SPEC, chunks)
+        assert stored == bool(expected)
+        assert [found.read_bytes() for found in path.parent.iterdir()] == ([expected] if expected else [])
+        assert (file.n_bytes, file.crc32c) == (len(expected), google_crc32c.value(expected))
+
+
+def test_a_shard_that_is_not_complete_is_never_put_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "c" / "0"
+    chunks = noisy_chunks()
+    file = ShardFile(SPEC, path, chunks)
+    for inner in sorted(chunks)[:-1]:
+        file.add(inner, encode_chunk(SPEC, inner, chunks[inner]))
+    with pytest.raises(ValueError, match="did not come"):
+        file.finish()
+    assert not path.exists()
+    again = ShardFile(SPEC, path, chunks)  # what the first one left is not in the way
+    for inner in chunks:
+        again.add(inner, encode_chunk(SPEC, inner, chunks[inner]))
+    assert again.finish()
+    assert path.read_bytes() == encode_shard(SPEC, chunks)
 
 
 @pytest.mark.usefixtures("_blosc_switch")

@@ -9,8 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -79,28 +78,20 @@ class Journal:
         return records[1:]
 
 
-def file_record(path: Path, root: Path, parts: Iterable[bytes]) -> Record:
-    """Name below `root`, size and crc32c of a file that was written from `parts`, after it was forced to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    n_bytes, checksum = _size_and_checksum(parts)
-    return {"file": path.relative_to(root).as_posix(), "bytes": n_bytes, "crc32c": checksum}
+def file_record(path: Path, root: Path, n_bytes: int, crc32c: int) -> Record:
+    """Name below `root`, size and crc32c of a file that is on the disk: enough to know by that it is whole and unchanged."""
+    return {"file": path.relative_to(root).as_posix(), "bytes": n_bytes, "crc32c": crc32c}
 
 
 def holds(record: Mapping[str, Any], root: Path) -> bool:
     """Whether the file of a `file_record` is still what it was."""
-    path = root / record["file"]
+    path, checksum = root / record["file"], 0
     if not path.is_file() or path.stat().st_size != record["bytes"]:
         return False
     with path.open("rb") as file:
-        return _size_and_checksum(iter(partial(file.read, _BLOCK_BYTES), b"")) == (record["bytes"], record["crc32c"])
-
-
-def _size_and_checksum(blocks: Iterable[bytes]) -> tuple[int, int]:
-    n_bytes, checksum = 0, 0
-    for block in blocks:
-        n_bytes, checksum = n_bytes + len(block), google_crc32c.extend(checksum, block)
-    return n_bytes, checksum
+        while block := file.read(_BLOCK_BYTES):
+            checksum = google_crc32c.extend(checksum, block)
+    return bool(checksum == record["crc32c"])
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -186,6 +187,68 @@ def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int 
             parts.append(data)
     raw = index.tobytes()
     return [*parts, raw, _checksum(raw)] if parts else []
+
+
+class ShardFile:
+    """A shard that grows beside `path`, chunk by chunk, and is put there as a whole by `finish`; its bytes are those of `encode_shard`.
+
+    expected: the inner chunks that will come, each once, from any thread and in any order: they are written in C order, so a chunk waits
+    in memory for those that precede it, and for no others.
+    """
+
+    def __init__(self, spec: ArraySpec, path: Path, expected: Iterable[Index]) -> None:
+        self._path, self._partial = path, partial_file(path)
+        self._partial.unlink(missing_ok=True)
+        self._expected = sorted(expected, reverse=True)
+        self._waiting: dict[Index, bytes] = {}
+        self._index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
+        self._lock = threading.Lock()
+        self.n_bytes, self.crc32c = 0, 0
+
+    def add(self, inner: Index, data: bytes) -> None:
+        """Take what `encode_chunk` made of a chunk."""
+        with self._lock:
+            self._waiting[inner] = data
+            ready: list[bytes] = []
+            offset = self.n_bytes
+            while self._expected and self._expected[-1] in self._waiting:
+                first = self._expected.pop()
+                if chunk := self._waiting.pop(first):
+                    self._index[first] = offset, len(chunk)
+                    offset += len(chunk)
+                    ready.append(chunk)
+            self._append(ready)
+
+    def finish(self) -> bool:
+        """Force the shard to the disk and put it in place; False where no chunk holds anything, so that there is nothing to put."""
+        if self._expected or self._waiting:
+            raise ValueError(f"{self._path}: chunks {sorted(self._expected)} did not come, {sorted(self._waiting)} were not expected")
+        if not self.n_bytes:
+            return False
+        raw = self._index.tobytes()
+        self._append([raw, _checksum(raw)])
+        with self._partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._partial, self._path)
+        return True
+
+    def _append(self, blocks: list[bytes]) -> None:
+        if blocks:
+            with self._partial.open("ab") as file:  # not kept open: a row of shards may be more files than a process may have
+                for block in blocks:
+                    file.write(block)
+        for block in blocks:
+            self.n_bytes += len(block)
+            self.crc32c = google_crc32c.extend(self.crc32c, block)
+
+
+def partial_file(path: Path) -> Path:
+    """Where a file is written before it is moved to `path`; its directory is there on return.
+
+    One writer per file, so the name needs no process number, and a killed run's leftover is overwritten by the next.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.part")
 
 
 def decode_index(spec: ArraySpec, tail: bytes, name: str) -> NDArray[np.uint64]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brightfield.blocks import Blocks, Pixels
 from brightfield.errors import StackError, TransferError
 from brightfield.journal import Journal, file_record, holds
 from brightfield.plan import UNIT_BYTES, CellPlan, Unit
@@ -30,7 +30,7 @@ from brightfield.pyramid import build_pyramid
 from brightfield.schema import TILES
 from brightfield.source import Cell, Crop, Source, Stack
 from brightfield.space import Shape
-from brightfield.volume import ArraySpec, Volume, create_volume, encode_chunk, shard_parts
+from brightfield.volume import ShardFile, Volume, create_volume, encode_chunk
 
 IMAGE_NAME = "image.zarr"
 """The image within the directory of `download_cell`."""
@@ -38,8 +38,6 @@ IMAGE_NAME = "image.zarr"
 _JOURNAL_NAME = "journal"
 _OPEN_BYTES = 2 * UNIT_BYTES  # one unit is written while the next is fetched
 _ABSENT_PLANE = "the source does not have this plane"
-
-type Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,7 @@ class _Writer:
     def __init__(self, plan: CellPlan, volume: Volume, image: Path, journal: Journal) -> None:
         self._tiles = plan.tiles[["z", "y0", "x0", "y1", "x1"]].to_numpy()
         self._volume, self._image, self._journal = volume, image, journal
-        self._blocks = _Blocks(volume.spec(0), plan.tile)
+        self._blocks = Blocks(volume.spec(0), plan.tile)
         self._open: dict[int, _OpenUnit] = {}
         self._lock = threading.Lock()
         self.finished = {record["unit"] for record in journal.records}
@@ -186,14 +184,19 @@ class _Writer:
         """Expect the requests of a unit."""
         rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in unit.requests])
         awaited: Counter[Shape] = Counter()
-        expected: Counter[Shape] = Counter()
+        voxels: Counter[Shape] = Counter()
         for z, y0, x0, y1, x1 in self._tiles[rows].tolist():
             place = self._blocks.place((z, y0, x0))
             awaited[place] += 1
-            expected[place] += (y1 - y0) * (x1 - x0)
-        whole = {place for place, n in expected.items() if n == self._blocks.size}
+            voxels[place] += (y1 - y0) * (x1 - x0)
+        chunks: dict[Shape, list[Shape]] = {shard: [] for shard in unit.shards_zyx}
+        for place in awaited:
+            for shard, inner, _ in self._blocks.chunks(place):
+                chunks[shard].append(inner)
+        shards = {shard: self._volume.begin_shard(0, shard, expected) for shard, expected in chunks.items()}
+        whole = {place for place, n in voxels.items() if n == self._blocks.size}
         with self._lock:
-            self._open[number] = _OpenUnit(unit, {shard: {} for shard in unit.shards_zyx}, awaited, whole)
+            self._open[number] = _OpenUnit(unit, shards, awaited, whole)
 
     def in_order(self, unit: Unit) -> list[slice]:
         """The requests of a unit in the order that fills blocks soonest."""
@@ -223,19 +226,18 @@ class _Writer:
             self._blocks.lay(pixels, block, (z, y0, x0))
         with self._lock:
             state.awaited[place] -= 1
-            filled = None if state.awaited[place] else state.blocks.pop(place, None)
-        if filled is not None:
-            for shard, inner, data in self._blocks.encoded(place, filled):
-                state.chunks[shard][inner] = data
-            self._blocks.give_back(filled)
+            complete = not state.awaited[place]
+            block = state.blocks.pop(place, None) if complete else None
+        if complete:
+            for shard, inner, within in self._blocks.chunks(place):
+                data = b"" if block is None else encode_chunk(self._volume.spec(0), inner, block[within])
+                state.shards[shard].add(inner, data)
+        if block is not None:
+            self._blocks.give_back(block)
 
     def _finish(self, number: int, state: _OpenUnit) -> None:
-        files = []
-        for shard, chunks in state.chunks.items():
-            parts = shard_parts(self._volume.spec(0), chunks)
-            chunks.clear()
-            if self._volume.store_shard(0, shard, parts):
-                files.append(file_record(self._volume.shard_path(0, shard), self._image, parts))
+        paths = {shard: self._volume.shard_path(0, shard) for shard in state.shards}
+        files = [file_record(paths[shard], self._image, file.n_bytes, file.crc32c) for shard, file in state.shards.items() if file.finish()]
         with self._lock:
             self._journal.append({"unit": number, "files": files, "tiles": sorted(state.tiles)})
             del self._open[number]
@@ -243,89 +245,18 @@ class _Writer:
 
 @dataclass(eq=False)
 class _OpenUnit:
-    """A unit in flight: by shard its encoded chunks, by block the tiles still awaited, blocks that fill, and what came of its tiles.
+    """A unit in flight: its shards, by block the tiles still awaited, blocks that fill, and what came of its tiles.
 
     whole: the blocks that its tiles cover to the last voxel.
     """
 
     unit: Unit
-    chunks: dict[Shape, dict[Shape, bytes]]
+    shards: dict[Shape, ShardFile]
     awaited: Counter[Shape]
     whole: set[Shape]
     blocks: dict[Shape, Pixels] = field(default_factory=dict)
     tiles: list[tuple[int, str | None, str | None]] = field(default_factory=list)
     n_requests: int = 0
-
-
-class _Blocks:
-    """The smallest groups of chunks, one deep, whose tiles touch no other group: arrays (rows, columns of chunks; z, y, x of a chunk).
-
-    Their memory is used again and again: asking the system for it page by page takes longer than filling it.
-    """
-
-    def __init__(self, spec: ArraySpec, tile: int) -> None:
-        _, *chunk_yx = spec.chunk_zyx
-        counts = [min(math.lcm(tile, chunk) // chunk, n) for chunk, n in zip(chunk_yx, spec.n_chunks_zyx[1:], strict=True)]
-        self._spec, self._counts = spec, (1, *counts)
-        self._spare: list[Pixels] = []
-
-    def place(self, voxel_zyx: Sequence[int]) -> Shape:
-        """The number of the block that holds a voxel, along each axis."""
-        edges = zip(voxel_zyx, self._spec.chunk_zyx, self._counts, strict=True)
-        z, y, x = (voxel // (chunk * count) for voxel, chunk, count in edges)
-        return z, y, x
-
-    @property
-    def size(self) -> int:
-        """Voxels of a block, those beyond the end of the array included."""
-        return math.prod(self._counts) * math.prod(self._spec.chunk_zyx)
-
-    def blank(self, shape: tuple[int, ...]) -> Pixels:
-        """Nothing but the fill value."""
-        return np.full(shape, self._spec.fill_value, self._spec.dtype)
-
-    def take(self, *, blank: bool) -> Pixels:
-        """A block: of nothing but the fill value where it is to be `blank`, else of anything."""
-        try:
-            block = self._spare.pop()
-        except IndexError:
-            return self.blank((*self._counts[1:], *self._spec.chunk_zyx))
-        if blank:
-            block[...] = self._spec.fill_value
-        return block
-
-    def give_back(self, block: Pixels) -> None:
-        """Let a block that is not needed any more be used again."""
-        self._spare.append(block)
-
-    def lay(self, pixels: Pixels, block: Pixels, corner_zyx: Sequence[int]) -> None:
-        """Put a tile whose first voxel is `corner_zyx` into its block."""
-        edges = zip(corner_zyx, self._spec.chunk_zyx, self._counts, strict=True)
-        z, top, left = (voxel % (chunk * count) for voxel, chunk, count in edges)
-        (rows, columns), (height, width) = pixels.shape, self._spec.chunk_zyx[1:]
-        if top % height or left % width or rows % height or columns % width:
-            for row, there_y, here_y in _pieces(top, rows, height):
-                for column, there_x, here_x in _pieces(left, columns, width):
-                    block[row, column, z, there_y, there_x] = pixels[here_y, here_x]
-        else:  # whole chunks, as most are, at one stroke
-            there = block[top // height : (top + rows) // height, left // width : (left + columns) // width, z]
-            there[...] = pixels.reshape(rows // height, height, columns // width, width).swapaxes(1, 2)
-
-    def encoded(self, place: Shape, block: Pixels) -> Iterator[tuple[Shape, Shape, bytes]]:
-        """Shard, index within it, and bytes of every chunk of a block that is in the array."""
-        spec = self._spec
-        for row, column in np.ndindex(*self._counts[1:]):
-            chunk = [p * count + i for p, count, i in zip(place, self._counts, (0, row, column), strict=True)]
-            if all(i < n for i, n in zip(chunk, spec.n_chunks_zyx, strict=True)):
-                shard, inner = zip(*map(divmod, chunk, spec.chunks_per_shard_zyx), strict=True)
-                yield shard, inner, encode_chunk(spec, inner, block[row, column])
-
-
-def _pieces(first: int, n: int, edge: int) -> Iterator[tuple[int, slice, slice]]:
-    """How `n` voxels from `first` on fall into chunks of `edge`: the number of each chunk, which voxels of it, and which of the `n`."""
-    for chunk in range(first // edge, -(-(first + n) // edge)):
-        low, high = max(first, chunk * edge), min(first + n, (chunk + 1) * edge)
-        yield chunk, slice(low - chunk * edge, high - chunk * edge), slice(low - first, high - first)
 
 
 class _Flight:

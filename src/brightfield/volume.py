@@ -7,7 +7,7 @@ A volume is a group with a multiscale image: arrays ``0``, ``1``, ... with axes 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
@@ -22,9 +22,11 @@ from brightfield.shards import (
     ArraySpec,
     Chunk,
     Index,
+    ShardFile,
     decode_index,
     encode_chunk,
     encode_shard,
+    partial_file,
     read_window,
     shard_parts,
     stored_in,
@@ -41,12 +43,12 @@ __all__ = [
     "Chunk",
     "Index",
     "LabelMeta",
+    "ShardFile",
     "Volume",
     "create_volume",
     "encode_chunk",
     "encode_shard",
     "open_volume",
-    "shard_parts",
 ]
 
 _OME_VERSION = "0.5"
@@ -183,19 +185,23 @@ class Volume:
         `chunks` as in `encode_shard`: inner chunk index within the shard -> whole chunk, or the one number that fills it. Any number of
         processes may write shards of a volume, each shard by one of them.
         """
-        return self.store_shard(level, shard_index_zyx, shard_parts(self.specs[level], chunks, threads=threads))
-
-    def store_shard(self, level: int, shard_index_zyx: Index, parts: Sequence[bytes]) -> int:
-        """Store one shard, once and atomically, that `shard_parts` has encoded for this level; returns its bytes as `write_shard` does."""
-        spec = self.specs[level]
-        if not all(0 <= i < n for i, n in zip(shard_index_zyx, spec.n_shards_zyx, strict=True)):
-            raise ValueError(f"shard {shard_index_zyx} is not in level {level} of {spec.n_shards_zyx} shards")
-        target = self.shard_path(level, shard_index_zyx)
+        path = self._path_of_new(level, shard_index_zyx)
+        parts = shard_parts(self.specs[level], chunks, threads=threads)
         if parts:
-            _write_atomically(target, parts)
+            _write_atomically(path, parts)
         else:
-            target.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         return sum(map(len, parts))
+
+    def begin_shard(self, level: int, shard_index_zyx: Index, expected: Iterable[Index]) -> ShardFile:
+        """A shard to be written as its chunks come, in any order; `expected` are their inner indices."""
+        return ShardFile(self.specs[level], self._path_of_new(level, shard_index_zyx), expected)
+
+    def _path_of_new(self, level: int, shard_index_zyx: Index) -> Path:
+        counts = self.specs[level].n_shards_zyx
+        if not all(0 <= i < n for i, n in zip(shard_index_zyx, counts, strict=True)):
+            raise ValueError(f"shard {shard_index_zyx} is not in level {level} of {counts} shards")
+        return self.shard_path(level, shard_index_zyx)
 
     def write_dense_shard(self, level: int, shard_index_zyx: Index, voxels: NDArray[Any], *, threads: int = 1) -> int:
         """Store one shard from an array of exactly `spec.shard_window` voxels; see `write_shard`."""
@@ -364,12 +370,10 @@ def _inner_chunk(spec: ArraySpec, voxels: NDArray[Any], inner: Index) -> NDArray
 
 
 def _write_atomically(target: Path, parts: Sequence[bytes]) -> None:
-    # One writer per file, so the name needs no process number, and a killed run's leftover is overwritten by the next.
-    partial = target.with_name(f".{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as file:
+    beside = partial_file(target)
+    with beside.open("wb") as file:
         file.writelines(parts)
-    os.replace(partial, target)
+    os.replace(beside, target)
 
 
 def _local_store(path: Path) -> Store:
