@@ -1,11 +1,11 @@
 """Downloading a cell from a server on loopback, against the limit of the same machine in the same run.
 
 Run: python benchmarks/download.py [--repeats 3]. Prints a table and writes benchmarks/results/download.json. The server is another process
-and hands out JPEG tiles of real size (noise that compresses to about 0.1 bytes per pixel) from memory. Three ways to the same bytes, with the
-same threads, each in a process of its own that has done a sixth of the work before it is timed:
+and hands out JPEG tiles of real size (noise that compresses to about 0.1 bytes per pixel) from memory. Three ways to the same bytes, with
+the same threads, each in a process of its own that has done a third of the work before it is timed:
 
-- bare, the limit: sockets, each answer decoded by the decoder that we use too and compressed with blosc-zstd in blocks of a chunk; nothing is
-  checked, hashed or written;
+- bare, the limit: sockets, each answer decoded by the decoder that we use too and compressed with blosc-zstd in blocks of a chunk; nothing
+  is checked, hashed or written;
 - bare and sure: the same loop keeps the download's promises: every picture is walked to its last bit, every tile hashed (sha256), and what
   was compressed is written and forced to the disk. What it loses to the limit is the price of the promises;
 - ours, whose pyramid, which the others have no counterpart of, is timed apart.
@@ -216,7 +216,7 @@ class Clock:
 
 def _in_process(pipe: Connection, way: str, port: int, n_planes: int) -> None:
     run = {"bare": bare, "bare and sure": bare_and_sure, "ours": ours}[way]
-    run(port, max(1, PLANES // 6))  # imports, compiled kernels, and memory that the machine hands out for the first time
+    run(port, PLANES // 3)  # imports, compiled kernels, and memory that the machine hands out for the first time
     figures = run(port, n_planes)
     pipe.send((figures, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 

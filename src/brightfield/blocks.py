@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class Blocks:
     def chunks(self, place: Shape) -> Iterator[tuple[Shape, Shape, tuple[int, int]]]:
         """Shard, index within it, and row and column in the block, of every chunk of a block that is in the array."""
         spec = self._spec
-        for row, column in np.ndindex(*self._counts[1:]):
+        for row, column in product(*map(range, self._counts[1:])):
             chunk = [p * count + i for p, count, i in zip(place, self._counts, (0, row, column), strict=True)]
             if all(i < n for i, n in zip(chunk, spec.n_chunks_zyx, strict=True)):
                 shard, inner = zip(*map(divmod, chunk, spec.chunks_per_shard_zyx), strict=True)

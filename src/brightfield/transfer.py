@@ -12,10 +12,11 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Self
 
 import numpy as np
@@ -266,7 +267,8 @@ class _Flight:
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="tiles")
         self._most = 2 * connections
         self._progress = progress
-        self.pending: set[Future[int]] = set()
+        self._ended: SimpleQueue[Future[int]] = SimpleQueue()
+        self.pending = 0
 
     def __enter__(self) -> Self:
         return self
@@ -276,17 +278,17 @@ class _Flight:
 
     def submit(self, task: Callable[[], int]) -> None:
         """Run a task that returns the bytes it fetched; waits while too many are in flight."""
-        while len(self.pending) >= self._most:
+        while self.pending >= self._most:
             self.settle()
-        self.pending.add(self._pool.submit(task))
+        self.pending += 1
+        self._pool.submit(task).add_done_callback(self._ended.put)
 
     def settle(self) -> None:
         """Wait for a task to end."""
-        done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            n_bytes = future.result()
-            if self._progress is not None:
-                self._progress(n_bytes)
+        n_bytes = self._ended.get().result()
+        self.pending -= 1
+        if self._progress is not None:
+            self._progress(n_bytes)
 
 
 def _fetch_units(plan: CellPlan, fetcher: _Fetcher, writer: _Writer, flight: _Flight) -> None:
