@@ -16,9 +16,14 @@ from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 from PIL import Image
 
+from brightfield.allen import AllenSource
+from brightfield.client import HttpClient
 from brightfield.config import SourceConfig, SourceKind
 from brightfield.errors import SourceError, StackError, TableError, TransferError
 from brightfield.folder import FULL_AXON_UM, FolderSource
+from brightfield.mirror import serve
+from brightfield.mirror_catalog import FolderCatalog
+from brightfield.mirror_export import export
 from brightfield.plan import PlanOptions, plan_cell
 from brightfield.ranges import Ranges
 from brightfield.skeleton import format_swc, parse_swc
@@ -469,3 +474,23 @@ def test_a_cell_without_images_is_a_cell_without_a_stack(tmp_path: Path) -> None
     assert cell.stack is None
     with pytest.raises(StackError, match="there are no images"):
         source.pixels(cell, Crop(None, 0, 0, 1, 1, 0))  # type: ignore[arg-type]
+
+
+def test_own_stacks_can_be_served_like_the_service(tmp_path: Path) -> None:
+    voxels = {7: volume_of(), 8: 255 - volume_of()}
+    for number, own in voxels.items():  # names, sizes and skeletons are the same: there is one SWC, for two reconstructions
+        write_planes(tmp_path / "own" / str(number), own, lambda k: f"{k:03d}.tif")
+    source = FolderSource(config(tmp_path / "own"))
+    cells = source.complete(source.cells())
+    export(source, cells, tmp_path / "mirror")
+    with serve(FolderCatalog(tmp_path / "mirror")) as mirror, HttpClient() as client:
+        served = AllenSource(client, mirror.base_url)
+        copies = served.complete(served.cells())
+        assert [(copy.specimen_id, copy.stack, copy.reconstruction_type) for copy in copies] == [
+            (cell.specimen_id, cell.stack, cell.reconstruction_type) for cell in cells
+        ]
+        for copy in copies:
+            assert copy.stack is not None
+            assert served.file(copy.swc_url or "") == swc_of()
+            pixels = served.pixels(copy, Crop(copy.stack.planes[2], 0, 0, 150, 210, 0))
+            assert np.abs(pixels.astype(int) - voxels[copy.specimen_id][2]).max() <= 3  # JPEG of quality 100

@@ -251,12 +251,12 @@ class FolderSource:
         return self._stacks[specimen_id]
 
     def _describe(self, specimen_id: int, stack: OpenStack) -> Stack:
-        """Geometry and planes; numbers without a file are missing planes."""
+        """Geometry and planes; numbers without a file are missing planes. A plane's id is a stamp of its file, and of no other cell's."""
         pixel_um, plane_um = self._voxel_um(stack)
         present = set(stack.numbers)
         first, last = stack.numbers[0], stack.numbers[-1]
         planes = tuple(
-            Plane(number - first, number, _stamp(stack.stamp(number).encode()))
+            Plane(number - first, number, _stamp(f"{specimen_id}/{stack.stamp(number)}".encode()))
             if number in present
             else Plane(number - first, number, None, usable=False, reason="there is no file for this plane")
             for number in range(first, last + 1)

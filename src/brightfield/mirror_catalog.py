@@ -113,7 +113,8 @@ class FolderCatalog:
         self._picture = lru_cache(_CACHED_PICTURES)(self._read_picture)
         if not self.tables[CELLS_MODEL]:
             raise InputError(
-                f"no cells to serve: expected {TABLES_DIR}/{CELLS_MODEL}.csv or .json, or the website's {CELLS_CSV}", path=folder
+                f"no cells to serve: expected {TABLES_DIR}/{CELLS_MODEL}.csv or .json, or the website's {CELLS_CSV} beside {TABLES_DIR}/",
+                path=folder,
             )
 
     @property

@@ -16,7 +16,9 @@ def tables_of(cells: Iterable[Cell]) -> dict[str, list[Row]]:
     cells = list(cells)
     return {
         CELLS_MODEL: [_detail_row(cell) for cell in cells],
-        "NeuronReconstruction": [_reconstruction_row(cell) for cell in cells if cell.reconstruction_id is not None],
+        "NeuronReconstruction": [
+            _reconstruction_row(cell) for cell in cells if cell.swc_file_id is not None or cell.reconstruction_id is not None
+        ],
         "Specimen": [specimen_row(cell.specimen_id, cell.name, cell.donor_id, cell.stack) for cell in cells],
         "SubImage": [row for cell in cells if cell.stack for row in image_rows(cell.specimen_id, cell.stack)],
     }
@@ -45,15 +47,17 @@ def _detail_row(cell: Cell) -> Row:
 
 
 def _reconstruction_row(cell: Cell) -> Row:
+    # An own skeleton has no reconstruction id: the specimen's stands in, since the service finds files and plane spacing by one.
+    reconstruction_id = cell.specimen_id if cell.reconstruction_id is None else cell.reconstruction_id
     return {
-        "id": cell.reconstruction_id,
+        "id": reconstruction_id,
         "specimen_id": cell.specimen_id,
         "neuron_reconstruction_type": cell.reconstruction_type,
         "superseded": False,
         "scale_factor_x": cell.stack and cell.stack.pixel_um,
         "scale_factor_y": cell.stack and cell.stack.pixel_um,
         "scale_factor_z": cell.stack and cell.stack.plane_um,
-        "well_known_files": file_rows(cell.reconstruction_id, cell.swc_file_id, cell.marker_file_id),
+        "well_known_files": file_rows(reconstruction_id, cell.swc_file_id, cell.marker_file_id),
     }
 
 

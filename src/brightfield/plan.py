@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -195,13 +196,14 @@ class CellPlan:
 class Plan:
     """The plans of all cells (at least one), what is already there, and the room there is.
 
-    there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown. wire: how the source
-    sends pixels. failures: cells without a plan, and why.
+    there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown. max_gb: the limit of
+    the pixels of all cells, uncompressed. wire: how the source sends pixels. failures: cells without a plan, and why.
     """
 
     cells: tuple[CellPlan, ...]
     there: frozenset[int] = frozenset()
     free_bytes: int | None = None
+    max_gb: float = math.inf
     wire: Wire = JPEG_TILES
     failures: Mapping[int, str] = field(default_factory=dict)
 
@@ -236,18 +238,23 @@ class Plan:
             "free_bytes": self.free_bytes,
         }
 
-    def check_capacity(self, max_gb: float) -> None:
-        """Raise CapacityError where the plan is beyond `image.max_gb` (uncompressed, all cells), or beyond what the disk can hold."""
+    @property
+    def refusal(self) -> str:
+        """Why it must not be carried out as it is: more than `max_gb`, or than the disk can hold. Empty where it may be."""
         total, needed = self.totals["bytes"], self.totals["disk_bytes_todo"][1]
-        if total > max_gb * 1e9:
-            raise CapacityError(
-                f"the plan is {_size(total)} of pixels, more than image.max_gb={max_gb:g}; raise the limit, or ask for less: "
+        if total > self.max_gb * 1e9:
+            return (
+                f"the plan is {_size(total)} of pixels, more than image.max_gb={self.max_gb:g}; raise the limit, or ask for less: "
                 "source.specimen_ids, image.level, image.z_step, image.radius_um, image.coverage"
             )
         if self.free_bytes is not None and needed > self.free_bytes:
-            raise CapacityError(
-                f"the plan needs up to {_size(needed)} on disk and {_size(self.free_bytes)} are free; make room, or ask for less pixels"
-            )
+            return f"the plan needs up to {_size(needed)} on disk and {_size(self.free_bytes)} are free; make room, or ask for less pixels"
+        return ""
+
+    def check_capacity(self) -> None:
+        """Raise CapacityError for a `refusal`."""
+        if self.refusal:
+            raise CapacityError(self.refusal)
 
     def as_json(self, rate_mb_s: float) -> str:
         """The totals, the time at a rate and the sums of each cell, for programs."""
@@ -264,7 +271,8 @@ class Plan:
             for cell in self.cells
         ]
         failures = {str(specimen_id): reason for specimen_id, reason in self.failures.items()}
-        return json.dumps({**self.totals, "seconds_todo": self._seconds(rate_mb_s), "cells_detail": cells, "failures": failures}, indent=2)
+        more = {"seconds_todo": self._seconds(rate_mb_s), "refusal": self.refusal, "cells_detail": cells, "failures": failures}
+        return json.dumps({**self.totals, **more}, indent=2)
 
     def as_text(self, rate_mb_s: float) -> str:
         """The totals and the time at a rate, for people; every estimate with its basis."""
@@ -285,6 +293,7 @@ class Plan:
             ),
             ("time", f"{_duration(seconds[0])} to {_duration(seconds[1])} at {rate_mb_s:g} MB/s"),
             ("free disk", free),
+            *([("refused", self.refusal)] if self.refusal else []),
             *((f"cell {specimen_id}", reason) for specimen_id, reason in self.failures.items()),
         ]
         return "\n".join(f"{name:<12} {value}" for name, value in rows)

@@ -123,7 +123,7 @@ def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: 
     home = work_root(root, config.compute.work_dir)
     existing = next(path for path in (home, *home.parents) if path.exists())
     wire = JPEG_TILES if config.source.kind in (SourceKind.demo, SourceKind.allen) else STACK_FILES
-    return Plan(tuple(plans.values()), frozenset(there), shutil.disk_usage(existing).free, wire)
+    return Plan(tuple(plans.values()), frozenset(there), shutil.disk_usage(existing).free, config.image.max_gb, wire)
 
 
 # ----------------------------------------------------------------------------------------------------------------- pixels
@@ -134,7 +134,7 @@ def _fetch_images(config: Config, root: Path, cells: Mapping[int, Cell], plans: 
     tasks = _image_tasks(config, root, cells, plans, address)
     there = {i for i, task in tasks.items() if cache.has(i, task)}
     todo = _capacity(config, root, plans, there)
-    todo.check_capacity(config.image.max_gb)
+    todo.check_capacity()
     with progress(todo.totals["bytes_todo"], "images", "B") as advance:
         tasks = _image_tasks(config, root, cells, plans, address, advance if config.compute.scheduler == Scheduler.local else None)
         failures = _run(cache, tasks, _engine(config, "images"))
