@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -267,6 +268,24 @@ def test_closing_wakes_requests_that_wait(serve: Callable[..., ScriptedServer]) 
     with pytest.raises(TransferError, match="closed"):
         client.get(server.url, verify=body_of)
     assert time.monotonic() - started < 5
+
+
+def test_closing_ends_requests_that_are_under_way(serve: Callable[..., ScriptedServer]) -> None:
+    silent = threading.Event()
+    server = serve(answer_with(200), *[lambda handler: silent.wait(30)] * 4)
+    client = HttpClient(replace(QUICK, timeout_s=60))
+    assert client.get(server.url, verify=body_of) == BODY  # so that one of the connections is a kept one
+    started = time.monotonic()
+    threading.Timer(0.5, client.close).start()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.get, server.url, verify=body_of) for _ in range(4)]
+    try:
+        assert time.monotonic() - started < 10
+        assert all("closed" in str(future.exception()) for future in asked)
+        with pytest.raises(TransferError, match="closed"):
+            client.get(server.url, verify=body_of)
+    finally:
+        silent.set()
 
 
 def test_nobody_listening_is_an_error_with_a_reason() -> None:

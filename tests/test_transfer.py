@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 import threading
@@ -56,6 +57,10 @@ class PatternSource:
     crops: list[Crop] = field(default_factory=list)
     base_url: str = "pattern"
     lock: threading.Lock = field(default_factory=threading.Lock)
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def close(self) -> None:
+        self.closed.set()
 
     def pixels(self, cell: Cell, crop: Crop) -> NDArray[np.uint8] | NDArray[np.uint16]:
         with self.lock:
@@ -249,6 +254,29 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(tmp_path: Path, stop_after
     pd.testing.assert_frame_equal(run(cell, plan, third, tmp_path / "broken"), clean)
     assert not third.crops
     assert files_of(tmp_path / "clean") == files_of(tmp_path / "broken")
+
+
+def test_ctrl_c_waits_for_no_answer_that_may_never_come(tmp_path: Path) -> None:
+    cell = a_cell()
+    plan = plan_cell(cell, SKELETON, OPTIONS)
+    source = PatternSource()
+
+    def answer_first(crop: Crop) -> None:
+        if len(source.crops) > 5 and not source.closed.wait(60):
+            raise TransferError("stalled")
+
+    source.interfere = answer_first
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(1.0, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(cell, plan, source, tmp_path)
+    assert time.monotonic() - started < 30
+    assert source.closed.is_set()
+    clean = run(cell, plan, PatternSource(), tmp_path / "clean")
+    pd.testing.assert_frame_equal(run(cell, plan, PatternSource(), tmp_path), clean)
 
 
 def test_a_finished_unit_that_was_touched_is_fetched_again(tmp_path: Path) -> None:

@@ -102,6 +102,10 @@ class AllenSource:
             whole[top : top + height, left : left + width] = self._picture(cell.stack.projection_id, crop)
         return whole
 
+    def close(self) -> None:
+        """Close the client: requests that are under way fail at once."""
+        self._client.close()
+
     def _picture(self, image_id: int, crop: Crop) -> NDArray[np.uint8]:
         url = self._url + PICTURE_PATH.format(
             image_id=image_id,

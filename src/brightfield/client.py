@@ -116,6 +116,7 @@ class HttpClient:
         self._closed = threading.Event()
         self._buckets: dict[str, _Bucket] = {}
         self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
         # Jitter spreads retries over time; it decides when bytes are asked for, never which.
         self._jitter = random.Random()  # noqa: S311
 
@@ -126,12 +127,13 @@ class HttpClient:
         self.close()
 
     def close(self) -> None:
-        """Drop all connections; requests that wait for a retry fail at once."""
+        """Drop all connections; requests that are under way or wait for a retry fail at once."""
         self._closed.set()
         with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+            while self._idle:
+                self._idle.pop().close()
+            for connection in self._busy:
+                connection.abort()
 
     def get[T](self, url: str, *, verify: Callable[[Answer], T]) -> T:
         """What `verify` makes of the answer to a GET of `url`.
@@ -186,15 +188,18 @@ class HttpClient:
         """One of the connections, the last one that was used first; waits while all are in use."""
         with self._slots:
             with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            connection = connection or Connection(self.options.timeout_s, self._max_body_bytes)
+                connection = self._idle.pop() if self._idle else Connection(self.options.timeout_s, self._max_body_bytes)
+                self._busy.add(connection)
             try:
+                self._sleep(0)
                 yield connection
             finally:
                 with self._lock:
-                    self._idle.append(connection)
-                if self._closed.is_set():
-                    self.close()
+                    self._busy.remove(connection)
+                    if self._closed.is_set() or connection.aborted:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
 
     def _pause(self, url: str, attempt: int, failure: _Failure) -> None:
         backoff_s = min(_BACKOFF_MAX_S, self.options.backoff_s * 2 ** (attempt - 1))
@@ -210,7 +215,7 @@ class HttpClient:
 
     def _sleep(self, seconds: float) -> None:
         if self._closed.wait(seconds) if seconds else self._closed.is_set():
-            raise TransferError("the client was closed while requests were waiting")
+            raise TransferError("the client was closed while requests were under way")
 
     def _count(self, *, requests: int = 0, received: int = 0) -> None:
         with self._lock:

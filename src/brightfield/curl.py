@@ -5,9 +5,11 @@ What to make of an answer, and whether to ask again, is for `client.py` to decid
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,13 +68,17 @@ class Connection:
     timeout_s: for connecting, and of silence. max_body_bytes: a larger body is refused. Redirects are not followed. Proxies are those of
     the environment; certificates are checked against the system's, or SSL_CERT_FILE and SSL_CERT_DIR.
 
-    Where a kept connection turns out to be closed before a byte of the answer came, libcurl asks once more over a new one.
+    Any thread may `abort` what is asked. Where a kept connection turns out to be closed before a byte of the answer came, libcurl asks once
+    more over a new one.
     """
 
     def __init__(self, timeout_s: float, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
         self._curl = pycurl.Curl()
         self._proxies: dict[str, str] = {}
+        self._sockets: list[socket.socket] = []  # our hold on those of the request under way
+        self._lock = threading.Lock()
+        self.aborted = False
         options = {
             pycurl.NOSIGNAL: 1,  # signals belong to the main thread
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
@@ -82,6 +88,7 @@ class Connection:
             pycurl.LOW_SPEED_LIMIT: _STALL_BYTES_PER_S,
             pycurl.LOW_SPEED_TIME: math.ceil(timeout_s),
             pycurl.MAXFILESIZE_LARGE: max_body_bytes,
+            pycurl.OPENSOCKETFUNCTION: self._open_socket,
         }
         for variable, option in (("SSL_CERT_FILE", pycurl.CAINFO), ("SSL_CERT_DIR", pycurl.CAPATH)):
             if os.environ.get(variable):
@@ -95,10 +102,15 @@ class Connection:
         self._curl.setopt(pycurl.URL, _quoted(url))
         self._curl.setopt(pycurl.PROXY, self._proxy(url))
         self._curl.setopt(pycurl.WRITEFUNCTION, blocks.append)
+        self._hold_kept()
         try:
             self._perform()
         except pycurl.error as error:
             raise self._broken(error.args[0]) from error
+        finally:
+            with self._lock:
+                while self._sockets:
+                    self._sockets.pop().close()
         return Reply(
             self._curl.getinfo(pycurl.RESPONSE_CODE),
             self._curl.getinfo(pycurl.CONTENT_TYPE) or "",
@@ -107,27 +119,45 @@ class Connection:
             self._curl.getinfo(pycurl.REDIRECT_URL) or "",
         )
 
+    def abort(self) -> None:
+        """Let the request under way fail at once, and every later one."""
+        self.aborted = True
+        with self._lock:
+            for opened in self._sockets:
+                with contextlib.suppress(OSError):  # the other side was quicker
+                    opened.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up."""
         self._curl.close()
+
+    def _hold_kept(self) -> None:
+        kept = self._curl.getinfo(pycurl.ACTIVESOCKET)
+        with self._lock:
+            if self.aborted:
+                raise Broken("aborted", final=True)
+            if kept >= 0:
+                self._sockets.append(socket.socket(fileno=os.dup(kept)))
+
+    def _open_socket(self, _: int, address: tuple[int, int, int, object]) -> socket.socket | int:
+        with self._lock:
+            if self.aborted:
+                return int(pycurl.SOCKET_BAD)
+            opened = socket.socket(*address[:3])
+            self._sockets.append(opened)  # libcurl works with a copy
+            return opened
 
     def _perform(self) -> None:
         """In the main thread by another one: Python sees no Ctrl-C while libcurl waits."""
         if threading.current_thread() is not threading.main_thread():
             self._curl.perform()
             return
-        interrupted = threading.Event()
-        self._curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: interrupted.is_set())  # asked once a second at least
-        self._curl.setopt(pycurl.NOPROGRESS, 0)
-        try:
-            with ThreadPoolExecutor(1) as helper:
-                try:
-                    helper.submit(self._curl.perform).result()
-                except BaseException:
-                    interrupted.set()
-                    raise
-        finally:
-            self._curl.setopt(pycurl.NOPROGRESS, 1)
+        with ThreadPoolExecutor(1) as helper:
+            try:
+                helper.submit(self._curl.perform).result()
+            except KeyboardInterrupt:
+                self.abort()
+                raise
 
     def _proxy(self, url: str) -> str:
         """The proxy for `url`, empty for none; what the environment says is asked once a host."""

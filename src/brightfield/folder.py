@@ -121,6 +121,9 @@ class FolderSource:
         """None: a folder has no projection, and making one would read every pixel."""
         return
 
+    def close(self) -> None:
+        """Nothing: what is being read is read to its end."""
+
     # ---------------------------------------------------------------------------------------------------------------- the place
 
     @cached_property

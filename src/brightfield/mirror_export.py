@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from brightfield.errors import SourceError
 from brightfield.mirror_catalog import FILES_DIR, IMAGES_DIR, TABLES_DIR
 from brightfield.mirror_records import tables_of
-from brightfield.source import Cell, Crop, Plane, Source, Stack
+from brightfield.source import Cell, Crop, Plane, Source, Stack, interruptible
 
 _BLOCK_PX = 2048
 
@@ -43,7 +43,7 @@ def export(source: Source, cells: Sequence[Cell], folder: Path, *, pictures: boo
 
 def _export_stack(source: Source, cell: Cell, stack: Stack, folder: Path, threads: int) -> None:
     wanted = [plane for plane in stack.planes if plane.usable and not (folder / f"{plane.sub_image_id}.png").exists()]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool, interruptible(source):
         for _ in pool.map(lambda plane: _write_picture(folder / f"{plane.sub_image_id}.png", _whole(source, cell, stack, plane)), wanted):
             pass
     projection = folder / f"{stack.projection_id}.png"

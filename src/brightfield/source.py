@@ -5,7 +5,8 @@ Two sources exist: `allen.py` (the Allen service or a mirror of it) and `folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,3 +120,17 @@ class Source(Protocol):
     def projection(self, cell: Cell, level: int) -> NDArray[np.uint8] | None:
         """The minimum projection along z at `level`, or None where the source has none."""
         ...
+
+    def close(self) -> None:
+        """Let go of connections: what is under way fails soon, and nothing can be asked any more."""
+        ...
+
+
+@contextmanager
+def interruptible(source: Source) -> Iterator[None]:
+    """Within this, Ctrl-C closes `source`, so that threads that wait for it need not be waited for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        source.close()
+        raise

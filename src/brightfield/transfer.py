@@ -29,7 +29,7 @@ from brightfield.journal import Journal, file_record, holds
 from brightfield.plan import UNIT_BYTES, CellPlan, Unit
 from brightfield.pyramid import build_pyramid
 from brightfield.schema import TILES
-from brightfield.source import Cell, Crop, Source, Stack
+from brightfield.source import Cell, Crop, Source, Stack, interruptible
 from brightfield.space import Shape
 from brightfield.volume import ShardFile, Volume, create_volume, encode_chunk
 
@@ -84,7 +84,7 @@ def download_cell(
         shard_zyx, grids = plan.shard_zyx, plan.grid.pyramid()
         volume = create_volume(image, grids, dtype, chunk_zyx=chunk_zyx, shard_zyx=shard_zyx, attributes=attributes)
         fetcher = _Fetcher(cell, cell.stack, plan, source, allow_missing=allow_missing)
-        with _Flight(connections, progress) as flight:
+        with _Flight(connections, progress) as flight, interruptible(source):
             _fetch_units(plan, fetcher, _Writer(plan, volume, image, journal), flight)
         ledger = _ledger(cell.stack, plan, journal)
         build_pyramid(volume, _boxes(ledger[ledger["state"] == "ok"]), threads=min(connections, os.cpu_count() or 1))

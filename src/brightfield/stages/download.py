@@ -16,7 +16,7 @@ from brightfield.errors import BrightfieldError, CellFailures
 from brightfield.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, PlanOptions, plan_cell
 from brightfield.schema import CELLS, IMAGES_DIR, PARAMS_FILE, SKELETONS_DIR, TILES, image_store, marker_file, skeleton_file
 from brightfield.skeleton import Skeleton, parse_swc, read_swc
-from brightfield.source import Cell, Source
+from brightfield.source import Cell, Source, interruptible
 from brightfield.stages.cells import selected_cells
 from brightfield.stages.sources import Address, reachable, source_name
 from brightfield.tables import write_table
@@ -114,7 +114,7 @@ def _plans(config: Config, root: Path, cells: Mapping[int, Cell], address: Addre
             failures[cell.specimen_id] = f"it cannot be planned: {error}"
             return None
 
-    with address.connect() as source, ThreadPoolExecutor(config.compute.connections) as pool:
+    with address.connect() as source, ThreadPoolExecutor(config.compute.connections) as pool, interruptible(source):
         plans = dict(zip(cells, pool.map(plan_one, cells.values()), strict=True))
     return {i: found for i, found in plans.items() if found is not None}, dict(sorted(failures.items()))
 
