@@ -1,14 +1,14 @@
 """Downloading a cell from a server on loopback, against the limit of the same machine in the same run.
 
 Run: python benchmarks/download.py [--repeats 3]. Prints a table and writes benchmarks/results/download.json. The server is another process
-and hands out JPEG tiles of real size (noise that compresses to about 0.1 bytes per pixel) from memory. Three ways to the same bytes, with
+and hands out JPEG tiles of real size (noise that compresses to about 0.1 bytes per pixel) from memory. Four ways to the same bytes, with
 the same threads, each in a process of its own that has done a third of the work before it is timed:
 
 - bare, the limit: sockets, each answer decoded by the decoder that we use too and compressed with blosc-zstd in blocks of a chunk; nothing
   is checked, hashed or written;
 - bare and sure: the same loop keeps the download's promises: every picture is walked to its last bit, every tile hashed (sha256), and what
   was compressed is written and forced to the disk. What it loses to the limit is the price of the promises;
-- ours, whose pyramid, which the others have no counterpart of, is timed apart.
+- ours, without and with the pyramid, which the others have no counterpart of.
 
 Read the ratios, of processor time where the machine is busy with other things. Memory is the peak of a process that downloads half of the
 planes, and of one that downloads all.
@@ -140,7 +140,7 @@ def bare(port: int, n_planes: int, *, sure: bool = False) -> Figures:
         clock = Clock()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(lambda lane: _lane(port, wanted[lane::CONNECTIONS], files[lane]), range(CONNECTIONS)))
-        return clock.figures("")
+        return clock.figures()
 
 
 def bare_and_sure(port: int, n_planes: int) -> Figures:
@@ -185,22 +185,24 @@ def _check_and_hash(body: bytes, pixels: NDArray[np.uint8]) -> None:
         hashlib.sha256(np.ascontiguousarray(pixels[:, left : left + TILE_PX])).hexdigest()
 
 
-def ours(port: int, n_planes: int) -> Figures:
-    """The whole download of a cell, its pyramid apart."""
-    cell, pyramid = a_cell(n_planes), {}
-
-    def build(*words: Any, **options: Any) -> None:
-        clock = Clock()
-        build_pyramid(*words, **options)
-        pyramid.update(clock.figures("pyramid_"))
-
-    transfer.build_pyramid = build
+def ours(port: int, n_planes: int, *, pyramid: bool = False) -> Figures:
+    """The whole download of a cell, without its coarser levels unless `pyramid`."""
+    transfer.build_pyramid = build_pyramid if pyramid else _no_pyramid
+    cell = a_cell(n_planes)
     with tempfile.TemporaryDirectory() as folder, HttpClient(ClientOptions(connections=CONNECTIONS)) as client:
         source = AllenSource(client, f"http://127.0.0.1:{port}", quality=QUALITY)
         clock = Clock()
         transfer.download_cell(cell, a_plan(cell), source, Path(folder), chunk_zyx=CHUNK, connections=CONNECTIONS)
-        whole = clock.figures("")
-    return {key: value - pyramid[f"pyramid_{key}"] for key, value in whole.items()} | pyramid
+        return clock.figures()
+
+
+def ours_with_pyramid(port: int, n_planes: int) -> Figures:
+    """The whole download of a cell."""
+    return ours(port, n_planes, pyramid=True)
+
+
+def _no_pyramid(*_: Any, **__: Any) -> None:
+    """Stands in for the building of one."""
 
 
 class Clock:
@@ -209,13 +211,16 @@ class Clock:
     def __init__(self) -> None:
         self._start = time.perf_counter(), time.process_time()
 
-    def figures(self, name: str) -> Figures:
+    def figures(self) -> Figures:
         """What passed."""
-        return {f"{name}wall_s": time.perf_counter() - self._start[0], f"{name}cpu_s": time.process_time() - self._start[1]}
+        return {"wall_s": time.perf_counter() - self._start[0], "cpu_s": time.process_time() - self._start[1]}
+
+
+WAYS = {"bare": bare, "bare and sure": bare_and_sure, "ours": ours, "ours with pyramid": ours_with_pyramid}
 
 
 def _in_process(pipe: Connection, way: str, port: int, n_planes: int) -> None:
-    run = {"bare": bare, "bare and sure": bare_and_sure, "ours": ours}[way]
+    run = WAYS[way]
     run(port, PLANES // 3)  # imports, compiled kernels, and memory that the machine hands out for the first time
     figures = run(port, n_planes)
     pipe.send((figures, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
@@ -242,11 +247,11 @@ def main() -> None:
     server = context.Process(target=serve, args=(theirs,), daemon=True)
     server.start()
     port, sizes = mine.recv()
-    runs: dict[str, list[Figures]] = {"bare": [], "bare and sure": [], "ours": []}
+    runs: dict[str, list[Figures]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, row in runs.items():
             row.append(measured(way, port, PLANES)[0])
-    memory = {str(n): measured("ours", port, n)[1] for n in (PLANES // 2, PLANES)}
+    memory = {str(n): measured("ours with pyramid", port, n)[1] for n in (PLANES // 2, PLANES)}
     server.terminate()
     pixels = PLANES * SIDE_PX**2
     best = {way: {key: min(figures[key] for figures in row) for key in row[0]} for way, row in runs.items()}
