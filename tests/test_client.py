@@ -248,6 +248,13 @@ def test_redirects_stay_on_the_host(serve: Callable[..., ScriptedServer]) -> Non
     assert other.paths == []
 
 
+@pytest.mark.parametrize("target", ["http://127.0.0.1:99999/", "http://[::1/", "http://127.0.0.1:abc/"])
+def test_a_redirect_to_what_is_no_url_is_refused(serve: Callable[..., ScriptedServer], target: str) -> None:
+    server = serve(answer_with(302, Location=target))
+    with HttpClient(QUICK) as client, pytest.raises(TransferError, match="redirected"):
+        client.get(f"{server.url}/a", verify=body_of)
+
+
 def test_a_circle_of_redirects_ends(serve: Callable[..., ScriptedServer]) -> None:
     server = serve(*[answer_with(302, Location="/a")] * 100)
     with HttpClient(replace(QUICK, retries=1)) as client, pytest.raises(TransferError, match="redirected in a circle"):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,9 @@ def test_an_address_is_sent_with_what_must_not_stand_in_it_encoded_once(serve: C
     assert server.lines == [b"GET /query.json?q=model::A,rma::criteria,%5Bname$eq'a%20b%20%C3%BC'%5D HTTP/1.1\r\n"]
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/a", "file:///etc/passwd", "/etc/passwd", "http://", "http://127.0.0.1:port/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/a", "file:///etc/passwd", "/etc/passwd", "http://", "http://127.0.0.1:port/", "http://hö\0st/"]
+)
 def test_what_is_no_web_address_is_refused_for_good(url: str) -> None:
     with pytest.raises(Broken, match="not a URL") as raised:
         Connection(1, LARGEST).get(url)
@@ -165,6 +168,45 @@ def test_the_environments_proxy_is_asked_except_for_this_machine(serve: Callable
     assert connection.get("http://outside.example/a").body == b"by proxy"
     assert proxy.lines == [b"GET http://outside.example/a HTTP/1.1\r\n"]
     assert connection.get(f"http://127.0.0.1:{server.port}/a").body == b"directly"
+
+
+def test_what_a_server_writes_in_other_encodings_is_no_failure(serve: Callable[..., Server]) -> None:
+    server = serve(lambda _: b"HTTP/1.1 502 Bad\r\nContent-Type: text/html; charset=\xfc\r\nContent-Length: 0\r\n\r\n")
+    reply = Connection(5, LARGEST).get(f"http://127.0.0.1:{server.port}/")
+    assert (reply.status, reply.content_type) == (502, "text/html; charset=ü")
+
+
+def test_the_proxy_of_one_scheme_is_not_that_of_the_other(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = serve(ok(b"by proxy"))
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.delenv("http_proxy", raising=False)
+    connection = Connection(1, LARGEST)
+    with pytest.raises(Broken):
+        connection.get("http://outside.invalid/")
+    assert proxy.lines == []
+    with pytest.raises(Broken):
+        connection.get("https://outside.invalid/")
+    assert proxy.lines == [b"CONNECT outside.invalid:443 HTTP/1.1\r\n"]
+
+
+def test_a_kept_connection_is_aborted_whatever_was_asked_elsewhere_meanwhile(serve: Callable[..., Server]) -> None:
+    first, second = serve(ok()), serve(ok())
+    connection = Connection(30, LARGEST)
+    for server in (first, second):
+        connection.get(f"http://127.0.0.1:{server.port}/")
+    silent = threading.Event()
+
+    def say_nothing(_: bytes) -> None:
+        silent.wait(30)
+
+    first.answers = say_nothing
+    threading.Timer(0.5, connection.abort).start()
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as other:
+        asked = other.submit(connection.get, f"http://127.0.0.1:{first.port}/")
+        assert isinstance(asked.exception(), Broken)
+    silent.set()
+    assert time.monotonic() - started < 10
 
 
 def test_ctrl_c_is_heard_while_a_server_is_silent(tmp_path: Path) -> None:

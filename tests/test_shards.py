@@ -72,6 +72,26 @@ def test_a_shard_that_is_not_complete_is_never_put_in_place(tmp_path: Path) -> N
     assert path.read_bytes() == encode_shard(SPEC, chunks)
 
 
+def test_a_shard_that_could_not_be_written_is_never_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, chunks = tmp_path / "c" / "0", noisy_chunks()
+    file = ShardFile(SPEC, path, chunks)
+    encoded = {inner: encode_chunk(SPEC, inner, chunk) for inner, chunk in chunks.items()}
+    first, *others = sorted(encoded)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", refuse)
+        with pytest.raises(OSError, match="No space"):
+            file.add(first, encoded[first])
+    for inner in others:
+        file.add(inner, encoded[inner])
+    with pytest.raises(ValueError, match="could not be written"):
+        file.finish()
+    assert not path.exists()
+
+
 @pytest.mark.usefixtures("_blosc_switch")
 def test_the_bytes_do_not_change_while_others_switch_blosc_to_threads() -> None:
     expected = encode_shard(SPEC, noisy_chunks())

@@ -198,6 +198,27 @@ def test_only_the_tiles_that_fail_are_missing(tmp_path: Path, error: Exception) 
     assert set(missing["x0"]) == {128}
 
 
+def test_a_missing_tile_shows_nothing_of_what_its_memory_held_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "UNIT_BYTES", 1)
+    cell = a_cell()
+    plan = plan_cell(cell, None, replace(OPTIONS, coverage="full"))
+    source = PatternSource()
+
+    def lack(crop: Crop) -> None:
+        if (crop.plane.plane + crop.top + crop.left) % 3 == 0 or crop.width > OPTIONS.tile_px:
+            raise TransferError("x: connection broken (1 attempt)", reason="connection broken")
+
+    source.interfere = lack
+    ledger = run(cell, plan, source, tmp_path, allow_missing=True, connections=1)
+    image = open_volume(tmp_path / IMAGE_NAME).read()
+    missing = ledger[ledger["state"] == "missing"]
+    assert 0 < len(missing) < len(ledger)
+    for tile in missing.itertuples():
+        assert not image[tile.z, tile.y0 : tile.y1, tile.x0 : tile.x1].any()
+    for tile in ledger[ledger["state"] == "ok"].itertuples():
+        assert image[tile.z, tile.y0 : tile.y1, tile.x0 : tile.x1].all()
+
+
 def test_a_plane_that_is_gone_is_asked_for_once(tmp_path: Path) -> None:
     def gone(crop: Crop) -> None:
         if crop.plane.plane == 12:

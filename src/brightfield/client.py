@@ -246,9 +246,14 @@ def _refusal(reply: Reply) -> _Failure:
 
 def _redirect(url: str, target: str) -> str:
     """Where to go next: only to the same host, and never from https back to http."""
-    here, there = urlsplit(url), urlsplit(target)
-    upgrade = here.scheme == "http" and there.scheme == "https" and here.port is None and there.port is None
-    if here.hostname != there.hostname or not (upgrade or (here.scheme, here.port) == (there.scheme, there.port)):
+    here = urlsplit(url)
+    try:
+        there = urlsplit(target)
+        upgrade = here.scheme == "http" and there.scheme == "https" and here.port is None and there.port is None
+        stays = here.hostname == there.hostname and (upgrade or (here.scheme, here.port) == (there.scheme, there.port))
+    except ValueError as error:
+        raise _Failure("redirected to what is no URL", final=True) from error
+    if not stays:
         elsewhere = public_url(target) if target else "nowhere"
         raise _Failure(f"redirected elsewhere, to {elsewhere}; if that is right, set source.base_url to it", final=True)
     return target

@@ -84,6 +84,7 @@ class Connection:
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.HTTPHEADER: _HEADERS,
             pycurl.BUFFERSIZE: _BUFFER_BYTES,
+            pycurl.MAXCONNECTS: 1,  # so that the one that is kept is the one that `_hold_kept` holds
             pycurl.CONNECTTIMEOUT_MS: math.ceil(timeout_s * 1000),
             pycurl.LOW_SPEED_LIMIT: _STALL_BYTES_PER_S,
             pycurl.LOW_SPEED_TIME: math.ceil(timeout_s),
@@ -99,8 +100,11 @@ class Connection:
     def get(self, url: str) -> Reply:
         """The answer to a GET; raises Broken where none came, or not all of it."""
         blocks: list[bytes] = []
-        self._curl.setopt(pycurl.URL, _quoted(url))
-        self._curl.setopt(pycurl.PROXY, self._proxy(url))
+        try:
+            self._curl.setopt(pycurl.URL, _quoted(url))
+            self._curl.setopt(pycurl.PROXY, self._proxy(url))
+        except ValueError as error:
+            raise Broken("not a URL that can be fetched", final=True) from error
         self._curl.setopt(pycurl.WRITEFUNCTION, blocks.append)
         self._hold_kept()
         try:
@@ -111,12 +115,14 @@ class Connection:
             with self._lock:
                 while self._sockets:
                     self._sockets.pop().close()
+        body = b"".join(blocks)
+        blocks.clear()  # libcurl's handle still knows them
         return Reply(
             self._curl.getinfo(pycurl.RESPONSE_CODE),
-            self._curl.getinfo(pycurl.CONTENT_TYPE) or "",
-            b"".join(blocks),
+            self._text(pycurl.CONTENT_TYPE),
+            body,
             float(self._curl.getinfo(pycurl.RETRY_AFTER)),
-            self._curl.getinfo(pycurl.REDIRECT_URL) or "",
+            self._text(pycurl.REDIRECT_URL),
         )
 
     def abort(self) -> None:
@@ -159,9 +165,14 @@ class Connection:
                 self.abort()
                 raise
 
+    def _text(self, info: int) -> str:
+        """What the server wrote, whatever its encoding."""
+        return (self._curl.getinfo_raw(info) or b"").decode("latin-1")
+
     def _proxy(self, url: str) -> str:
-        """The proxy for `url`, empty for none; what the environment says is asked once a host."""
-        host = url.partition("://")[2].partition("/")[0]
+        """The proxy for `url`, empty for none; what the environment says is asked once a scheme and host."""
+        scheme, _, rest = url.partition("://")
+        host = f"{scheme}://{rest.partition('/')[0]}"
         if host not in self._proxies:
             self._proxies[host] = _proxy_of(url)
         return self._proxies[host]

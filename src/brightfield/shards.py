@@ -203,6 +203,7 @@ class ShardFile:
         self._waiting: dict[Index, bytes] = {}
         self._index = np.full((*spec.chunks_per_shard_zyx, 2), _MISSING, "<u8")
         self._lock = threading.Lock()
+        self._torn = False
         self.n_bytes, self.crc32c = 0, 0
 
     def add(self, inner: Index, data: bytes) -> None:
@@ -221,6 +222,8 @@ class ShardFile:
 
     def finish(self) -> bool:
         """Force the shard to the disk and put it in place; False where no chunk holds anything, so that there is nothing to put."""
+        if self._torn:
+            raise ValueError(f"{self._path}: a chunk could not be written")
         if self._expected or self._waiting:
             raise ValueError(f"{self._path}: chunks {sorted(self._expected)} did not come, {sorted(self._waiting)} were not expected")
         if not self.n_bytes:
@@ -233,6 +236,7 @@ class ShardFile:
         return True
 
     def _append(self, blocks: list[bytes]) -> None:
+        torn, self._torn = self._torn, True  # until all is written: a disk may be full
         if blocks:
             with self._partial.open("ab") as file:  # not kept open: a row of shards may be more files than a process may have
                 for block in blocks:
@@ -240,6 +244,7 @@ class ShardFile:
         for block in blocks:
             self.n_bytes += len(block)
             self.crc32c = google_crc32c.extend(self.crc32c, block)
+        self._torn = torn
 
 
 def partial_file(path: Path) -> Path:

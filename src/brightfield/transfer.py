@@ -13,10 +13,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +39,7 @@ IMAGE_NAME = "image.zarr"
 
 _JOURNAL_NAME = "journal"
 _OPEN_BYTES = 2 * UNIT_BYTES  # one unit is written while the next is fetched
+_HEARING_S = 1.0  # a Ctrl-C that comes just before a wait is heard only after it
 _ABSENT_PLANE = "the source does not have this plane"
 
 
@@ -285,7 +287,11 @@ class _Flight:
 
     def settle(self) -> None:
         """Wait for a task to end."""
-        n_bytes = self._ended.get().result()
+        ended: Future[int] | None = None
+        while ended is None:
+            with suppress(Empty):
+                ended = self._ended.get(timeout=_HEARING_S)
+        n_bytes = ended.result()
         self.pending -= 1
         if self._progress is not None:
             self._progress(n_bytes)
