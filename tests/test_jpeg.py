@@ -62,6 +62,13 @@ def test_data_after_the_last_block_is_damage() -> None:
     assert damage(SOUND[:-2] + b"\x12\x34" + SOUND[-2:]) == "data goes on after the last block"
 
 
+def test_brightness_out_of_range_is_damage() -> None:
+    picture = _jpeg(_noise(64, 64) // 4 + 190, quality=85)
+    step = picture.index(b"\xff\xdb") + 5  # of the mean of a block
+    assert damage(picture) is None
+    assert damage(picture[:step] + b"\xff" + picture[step + 1 :]) == "brightness out of range"
+
+
 def test_a_header_without_a_size_of_its_blocks_is_damaged() -> None:
     frame = SOUND.index(b"\xff\xc0")
     assert damage(SOUND[: frame + 11] + b"\0" + SOUND[frame + 12 :]) is None  # one component: the size of its blocks says nothing
