@@ -19,17 +19,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from brightfield.card import write_card, write_croissant
-from brightfield.config import Config
-from brightfield.manifest_table import HASH_THREADS, StoreHasher, build_manifest
-from brightfield.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, TABLES, image_store, label_store, skeleton_file
-from brightfield.splitting import assign
-from brightfield.tables import read_table, write_table
+from brightfield.config.options import Config
+from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, TABLES, image_store, label_store, skeleton_file
+from brightfield.core.tables import read_table, write_table
+from brightfield.splitting.assign import assign
+from brightfield.stages.manifest.card import write_card, write_croissant
+from brightfield.stages.manifest.table import HASH_THREADS, StoreHasher, build_manifest
 from brightfield.testing import make_dataset
 
 RESULT = Path(__file__).parent / "results" / "check.json"
 CHILD = (
-    "import resource, sys, time; from pathlib import Path; from brightfield.checks import run_checks; start = time.perf_counter(); "
+    "import resource, sys, time; from pathlib import Path; from brightfield.stages.manifest.checks import run_checks; "
+    "start = time.perf_counter(); "
     "found = run_checks(Path(sys.argv[1])); print(len([f for f in found if f.severity == 'error']), time.perf_counter() - start, "
     "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)"
 )

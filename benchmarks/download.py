@@ -40,13 +40,14 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from PIL import Image
 
-from brightfield import jpeg, transfer
-from brightfield.allen import PICTURE_PATH, AllenSource
-from brightfield.client import ClientOptions, HttpClient
-from brightfield.plan import CellPlan, PlanOptions, plan_cell
-from brightfield.pyramid import build_pyramid
-from brightfield.shards import COMPRESSION_LEVEL
-from brightfield.source import Cell, Plane, Stack
+from brightfield.core.cell import Cell, Plane, Stack
+from brightfield.sources import jpeg
+from brightfield.sources.allen.service import PICTURE_PATH, AllenSource
+from brightfield.sources.http.client import ClientOptions, HttpClient
+from brightfield.stages.download import transfer
+from brightfield.stages.download.plan import CellPlan, PlanOptions, plan_cell
+from brightfield.volumes.pyramid import build_pyramid
+from brightfield.volumes.shards import COMPRESSION_LEVEL
 
 RESULT = Path(__file__).parent / "results" / "download.json"
 type Figures = dict[str, float]

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brightfield.plan import Plan, PlanOptions, plan_cell
-from brightfield.skeleton import Skeleton, read_swc
-from brightfield.source import Cell, Plane, Stack
+from brightfield.core.cell import Cell, Plane, Stack
+from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.stages.download.plan import Plan, PlanOptions, plan_cell
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "plan.json"

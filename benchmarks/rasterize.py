@@ -34,12 +34,12 @@ from numcodecs import blosc
 from rasterize_ladder import measure_peers
 from rasterize_peers import begin, resident_kb
 
-from brightfield.labels import LabelPlan, LabelRules, write_labels
-from brightfield.shards import COMPRESSION_LEVEL
-from brightfield.skeleton import Skeleton, read_swc
-from brightfield.space import Grid, stack_grid
+from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.space import Grid, stack_grid
+from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, write_labels
 from brightfield.testing import cable
-from brightfield.volume import Volume, _write_atomically, open_volume
+from brightfield.volumes.shards import COMPRESSION_LEVEL
+from brightfield.volumes.volume import Volume, _write_atomically, open_volume
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "rasterize.json"
@@ -63,7 +63,7 @@ def clocked_files():
         _write_atomically(target, parts)
         seconds.append(time.thread_time() - start)
 
-    with patch("brightfield.volume._write_atomically", store):
+    with patch("brightfield.volumes.volume._write_atomically", store):
         yield seconds
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from brightfield.connectivity import component_count
-from brightfield.runs import union
-from brightfield.skeleton import Skeleton, read_swc
-from brightfield.space import Grid
+from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.space import Grid
+from brightfield.raster.runs import union
+from brightfield.raster.topology import component_count
 
 LADDER_UM = ((0.28, 0.1144, 0.1144), (0.28, 0.2288, 0.2288), (0.56, 0.4576, 0.4576), (1.12, 0.9152, 0.9152), (2.0, 2.0, 2.0))
 PEERS = ("gunpowder", "navis", "swcgeom", "trimesh")

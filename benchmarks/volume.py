@@ -21,9 +21,9 @@ import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from brightfield.shards import Index
-from brightfield.space import Grid
-from brightfield.volume import Volume, create_volume
+from brightfield.core.space import Grid
+from brightfield.volumes.shards import Index
+from brightfield.volumes.volume import Volume, create_volume
 
 RESULT = Path(__file__).parent / "results" / "volume.json"
 CHUNK, SHARD = (32, 128, 128), (64, 1024, 1024)

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from brightfield.composition import compose, write_params
-from brightfield.schema import IMAGES_DIR, LABELS_DIR, MANIFEST, SKELETONS_DIR, SPLITS, TILES, image_store, label_store, skeleton_file
-from brightfield.tables import frame_of, write_table
+from brightfield.config.compose import compose, write_params
+from brightfield.core.schema import IMAGES_DIR, LABELS_DIR, MANIFEST, SKELETONS_DIR, SPLITS, TILES, image_store, label_store, skeleton_file
+from brightfield.core.tables import frame_of, write_table
 from brightfield.testing import table_row
 
 REPOSITORY = Path(__file__).resolve().parents[1]

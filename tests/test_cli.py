@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from brightfield import cli, config
-from brightfield.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
+from brightfield import cli
+from brightfield.config import options as config
+from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
 
 COMMANDS = ("config", "plan", "stage", "refresh", "check", "salt", "diff", "release", "pull", "mirror", "gc")
 

@@ -15,12 +15,13 @@ import s3fs
 import sshfs
 
 import brightfield
-from brightfield import ranges, remote, schema
-from brightfield.errors import SourceError, StackError, TableError, TransferError
-from brightfield.space import Grid
-from brightfield.tables import frame_of, write_table
+from brightfield.core import schema
+from brightfield.core.errors import SourceError, StackError, TableError, TransferError
+from brightfield.core.space import Grid
+from brightfield.core.tables import frame_of, write_table
 from brightfield.testing import table_row
-from brightfield.volume import create_volume
+from brightfield.volumes import ranges, remote
+from brightfield.volumes.volume import create_volume
 
 GRIDS = Grid((8, 400, 300), (0.28, 0.1144, 0.1144)).pyramid(min_size_px=128)
 PIPELINE = ["allensdk", "hydra", "omegaconf", "pydantic", "dvc", "dask", "matplotlib", "numba", "sklearn"]

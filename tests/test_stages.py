@@ -14,8 +14,8 @@ import pytest
 import tifffile
 import yaml
 
-from brightfield.skeleton import format_swc
-from brightfield.space import Grid
+from brightfield.core.skeleton import format_swc
+from brightfield.core.space import Grid
 from brightfield.testing import cable, stain
 from repositories import REPOSITORY, command
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from brightfield.errors import CheckError, ConfigError, SourceError, TableError
-from brightfield.schema import Finding, Severity
+from brightfield.core.errors import CheckError, ConfigError, SourceError, TableError
+from brightfield.core.schema import Finding, Severity
 from brightfield.versions import Bump, diff, next_version, pull_targets, release
 from repositories import command, commit_version, data_repository, write_dataset
 
@@ -106,8 +106,8 @@ def test_the_next_version_follows_the_rule(bump: Bump, version: str) -> None:
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     found: list[Finding] = []
-    monkeypatch.setitem(sys.modules, "brightfield.checks", types.SimpleNamespace(run_checks=lambda _: found))
-    monkeypatch.setattr("brightfield.checks", sys.modules["brightfield.checks"], raising=False)
+    monkeypatch.setitem(sys.modules, "brightfield.stages.manifest.checks", types.SimpleNamespace(run_checks=lambda _: found))
+    monkeypatch.setattr("brightfield.stages.manifest.checks", sys.modules["brightfield.stages.manifest.checks"], raising=False)
     return found
 
 

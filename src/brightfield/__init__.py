@@ -1,20 +1,39 @@
-"""Training data for neuron reconstruction, versioned and proven."""
+"""Training data for neuron reconstruction, versioned and proven.
+
+The names below are the public face. Each is imported when it is first used, so that ``import brightfield`` costs nothing.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from brightfield.dataset import CellData, manifest, open_cell
+from brightfield.core.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["CellData", "manifest", "open_cell"]
+if TYPE_CHECKING:
+    from brightfield.core.skeleton import read_swc
+    from brightfield.core.space import Grid
+    from brightfield.dataset import CellData, manifest, open_cell
+    from brightfield.raster.voxels import rasterize
+
+_HOMES = {
+    "CellData": "dataset",
+    "Grid": "core.space",
+    "manifest": "dataset",
+    "open_cell": "dataset",
+    "rasterize": "raster.voxels",
+    "read_swc": "core.skeleton",
+}
+__all__ = ["CellData", "Grid", "__version__", "manifest", "open_cell", "rasterize", "read_swc"]
 
 
 def __getattr__(name: str) -> Any:
-    """The reading surface, imported when it is first used, so that ``import brightfield`` costs nothing."""
-    if name not in __all__:
-        raise AttributeError(f"module 'brightfield' has no attribute {name!r}; it has {', '.join(__all__)}")
-    from brightfield import dataset
+    """The public names, each from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'brightfield' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(import_module(f"brightfield.{_HOMES[name]}"), name)
 
-    return getattr(dataset, name)
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

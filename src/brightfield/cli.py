@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brightfield import __version__
-from brightfield.errors import BrightfieldError, CheckError, ConfigError
+from brightfield.core.errors import BrightfieldError, CheckError, ConfigError
+from brightfield.core.version import __version__
 
 if TYPE_CHECKING:
-    from brightfield.config import Config
+    from brightfield.config.options import Config
 
-STAGES = ("query", "download", "rasterize", "align", "split", "manifest", "report")
+STAGES = ("query", "download", "align", "rasterize", "split", "manifest", "report")
 
 type Command = Callable[[argparse.Namespace], int]
 
@@ -67,15 +67,15 @@ def _add(commands: Commands, name: str, command: Command, help_text: str) -> arg
 
 
 def _params(words: argparse.Namespace) -> Config:
-    from brightfield.config import load
-    from brightfield.schema import PARAMS_FILE
+    from brightfield.config.options import load
+    from brightfield.core.schema import PARAMS_FILE
 
     return load(words.root / PARAMS_FILE)
 
 
 def _composed(words: argparse.Namespace) -> Config:
     """What conf/ composes to with the overrides; without any, params.yaml as it is."""
-    from brightfield import composition
+    from brightfield.config import compose as composition
 
     return composition.compose(words.overrides, words.root) if words.overrides else _params(words)
 
@@ -93,7 +93,7 @@ def _add_config(commands: Commands) -> None:
 
 
 def _config(words: argparse.Namespace) -> int:
-    from brightfield import composition
+    from brightfield.config import compose as composition
 
     if words.check:
         composition.require_fresh(words.root)
@@ -115,10 +115,10 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(words: argparse.Namespace) -> int:
-    from brightfield.stages import download
+    from brightfield.planning import plan
 
-    plan = download.plan(_composed(words), words.root)
-    print(plan.as_json(words.rate) if words.json else plan.as_text(words.rate))
+    found = plan(_composed(words), words.root)
+    print(found.as_json(words.rate) if words.json else found.as_text(words.rate))
     return 0
 
 
@@ -133,7 +133,7 @@ def _add_stage(commands: Commands) -> None:
 def _stage(words: argparse.Namespace) -> int:
     from importlib import import_module
 
-    import_module(f"brightfield.stages.{words.name}").run(_params(words), words.root)
+    import_module(f"brightfield.stages.{words.name}.stage").run(_params(words), words.root)
     return 0
 
 
@@ -143,7 +143,7 @@ def _add_refresh(commands: Commands) -> None:
 
 
 def _refresh(words: argparse.Namespace) -> int:
-    from brightfield.stages import query
+    from brightfield.stages.query import stage as query
 
     print(query.refresh(_params(words), words.root, write=words.write))
     return 0
@@ -155,7 +155,7 @@ def _add_gc(commands: Commands) -> None:
 
 
 def _gc(words: argparse.Namespace) -> int:
-    from brightfield import workcache
+    from brightfield.run import workcache
 
     freed = workcache.gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
     print(f"freed {freed / 1e9:.2f} GB")
@@ -173,8 +173,8 @@ def _add_check(commands: Commands) -> None:
 def _check(words: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from brightfield import checks
-    from brightfield.schema import Severity
+    from brightfield.core.schema import Severity
+    from brightfield.stages.manifest import checks
 
     findings = checks.run_checks(words.root)
     if words.json:
@@ -190,7 +190,7 @@ def _add_salt(commands: Commands) -> None:
 
 
 def _salt(words: argparse.Namespace) -> int:
-    from brightfield.stages import split
+    from brightfield.stages.split import stage as split
 
     print(split.best_salt(_params(words), words.root, words.candidates))
     return 0
@@ -256,14 +256,14 @@ def _add_mirror(commands: Commands) -> None:
 
 
 def _mirror_serve(words: argparse.Namespace) -> int:
-    from brightfield import mirror
+    from brightfield.sources.mirror import server as mirror
 
     mirror.serve_folder(words.folder, words.host, words.port, words.faults)
     return 0
 
 
 def _mirror_export(words: argparse.Namespace) -> int:
-    from brightfield.stages import offline
+    from brightfield.stages.query import offline
 
     print(offline.export_selected(_composed(words), words.folder, pictures=not words.no_pictures))
     return 0

@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brightfield import schema
-from brightfield.errors import SourceError, StackError
-from brightfield.tables import parse_table, read_table
+from brightfield.core import schema
+from brightfield.core.errors import SourceError, StackError
+from brightfield.core.tables import parse_table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from brightfield.volume import Volume
+    from brightfield.volumes.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class CellData:
         return self.labels.sub(schema.REASON_GROUP)
 
     def _open(self, store: Path) -> Volume:
-        from brightfield.volume import open_volume
+        from brightfield.volumes.volume import open_volume
 
         if self.rev is None:
             return open_volume(Path(self.root) / store)
-        from brightfield.remote import ObjectStore, remote_files
+        from brightfield.volumes.remote import ObjectStore, remote_files
 
         files = remote_files(self.root, self.rev, store)
         if not files:
@@ -80,7 +80,7 @@ def manifest(root: Path | str = ".", rev: str | None = None) -> pd.DataFrame:
     """
     if rev is None:
         return read_table(schema.MANIFEST, Path(root))
-    from brightfield.remote import remote_files
+    from brightfield.volumes.remote import remote_files
 
     files = remote_files(root, rev, schema.MANIFEST.path)
     if not files:

@@ -9,18 +9,19 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from brightfield.mirror_catalog import ArrayPicture, MemoryCatalog, Picture
-from brightfield.mirror_records import tables_of
-from brightfield.schema import Table
-from brightfield.shards import ArraySpec
-from brightfield.skeleton import Skeleton, format_swc
-from brightfield.source import Cell, Plane, Stack
-from brightfield.space import Grid, Triple, Window
+from brightfield.core.cell import Cell, Plane, Stack
+from brightfield.core.files import sha256_file
+from brightfield.core.schema import Table
+from brightfield.core.skeleton import Skeleton, format_swc
+from brightfield.core.space import Grid, Triple, Window
+from brightfield.sources.mirror.catalog import ArrayPicture, MemoryCatalog, Picture
+from brightfield.sources.mirror.records import tables_of
+from brightfield.volumes.shards import ArraySpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from brightfield.config import Config
+    from brightfield.config.options import Config
 
 # ----------------------------------------------------------------------------------------------------------- skeletons and SWC text
 
@@ -238,7 +239,7 @@ DATASET_CELLS = (101, 102, 103, 104, 105)
 
 def dataset_config(label_kind: str = "semantic", **patches: Any) -> Config:
     """The configuration of `make_dataset`."""
-    from brightfield.config import Config, ImageConfig, LabelKind, LabelsConfig, PatchesConfig
+    from brightfield.config.options import Config, ImageConfig, LabelKind, LabelsConfig, PatchesConfig
 
     image = ImageConfig(level=0, z_step=1, tile_px=64, chunk_zyx=[12, 96, 160], shard_zyx=[24, 96, 160])
     labels = LabelsConfig(kind=LabelKind(label_kind))
@@ -247,9 +248,9 @@ def dataset_config(label_kind: str = "semantic", **patches: Any) -> Config:
 
 def make_dataset(root: Path, config: Config | None = None) -> Config:
     """A small finished dataset below `root`: every table, volumes with two levels, a part not downloaded, card and Croissant."""
-    from brightfield import composition
-    from brightfield.schema import CELLS, PLANES
-    from brightfield.tables import frame_of, write_table
+    from brightfield.config import compose as composition
+    from brightfield.core.schema import CELLS, PLANES
+    from brightfield.core.tables import frame_of, write_table
 
     config = config or dataset_config()
     root.mkdir(parents=True, exist_ok=True)
@@ -268,21 +269,23 @@ def publish(root: Path, config: Config) -> None:
     """Build what stands at the end of the pipeline again, from the tables and volumes below `root`."""
     import pandas as pd
 
-    from brightfield.card import write_card, write_croissant
-    from brightfield.manifest_table import build_manifest, file_sha256
-    from brightfield.patches import load_cell, sample
-    from brightfield.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, skeleton_file
-    from brightfield.splitting import assign
-    from brightfield.tables import read_table, write_table
+    from brightfield.built.cells import built_cells
+    from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, skeleton_file
+    from brightfield.core.tables import read_table, write_table
+    from brightfield.splitting.assign import assign
+    from brightfield.stages.manifest.card import write_card, write_croissant
+    from brightfield.stages.manifest.patches import sample, voxels_of
+    from brightfield.stages.manifest.table import build_manifest
 
-    hashes = {i: file_sha256(root / skeleton_file(i))[0] for i in DATASET_CELLS[:4]}
+    hashes = {i: sha256_file(root / skeleton_file(i)) for i in DATASET_CELLS[:4]}
     splits = assign(read_table(CELLS, root), config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, root))
     write_table(SPLITS, splits, root)
     write_table(MANIFEST, build_manifest(root, config, source_url="test"), root)
     taken = [row for row in splits.to_dict("records") if row["split"] != "excluded"]
     folds = [None if pd.isna(row["fold"]) else row["fold"] for row in taken]
+    built = {cell.specimen_id: cell for cell in built_cells(root, config)}
     cells = [
-        sample(load_cell(root, row["specimen_id"], config), config.patches, split=row["split"], fold=fold)
+        sample(voxels_of(built[row["specimen_id"]]), config.patches, split=row["split"], fold=fold)
         for row, fold in zip(taken, folds, strict=True)
     ]
     write_table(PATCHES, pd.concat(cells), root)
@@ -292,14 +295,14 @@ def publish(root: Path, config: Config) -> None:
 
 def _donors_by_side(config: Config) -> list[int]:
     """Donors that draw train, val, test, train and train."""
-    from brightfield.splitting import side_of
+    from brightfield.splitting.assign import side_of
 
     sides = {side: [d for d in range(1, 200) if side_of(str(d), config.split) == side] for side in ("train", "val", "test")}
     return [sides["train"][0], sides["val"][0], sides["test"][0], sides["train"][1], sides["train"][2]]
 
 
 def _dataset_cell(specimen_id: int, donor_id: int) -> dict[str, object]:
-    from brightfield.schema import CELLS
+    from brightfield.core.schema import CELLS
 
     taken = specimen_id != DATASET_CELLS[-1]
     stack = {"n_planes": 24, "n_planes_missing": 0, "width_px": 320, "height_px": 96, "pixel_um": 0.5, "plane_um": 1.0}
@@ -322,10 +325,10 @@ def _write_cells(root: Path, config: Config, rows: Sequence[dict[str, Any]]) -> 
     """Skeletons, volumes, and the tables of download, labels, alignment and nodes."""
     import pandas as pd
 
-    from brightfield.nodes import nodes_frame
-    from brightfield.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, SKELETONS_DIR, TILES, skeleton_file
-    from brightfield.skeleton import write_swc
-    from brightfield.tables import frame_of, write_table
+    from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, SKELETONS_DIR, TILES, skeleton_file
+    from brightfield.core.skeleton import write_swc
+    from brightfield.core.tables import frame_of, write_table
+    from brightfield.stages.manifest.nodes import nodes_frame
 
     found: dict[Table, list[dict[str, object]]] = {table: [] for table in (TILES, LABEL_STATS, FINDINGS, ALIGNMENT, ALIGNMENT_CELLS)}
     nodes: list[pd.DataFrame] = []
@@ -356,11 +359,11 @@ def _write_volumes(
     """Image, labels and reasons; the last 64 columns are not downloaded. Returns the rows of tiles and of label statistics."""
     from dataclasses import asdict
 
-    from brightfield.labels import LabelPlan, LabelRules, downloaded_boxes, write_labels
-    from brightfield.pyramid import build_pyramid
-    from brightfield.schema import TILES, image_store, label_store
-    from brightfield.tables import frame_of
-    from brightfield.volume import create_volume
+    from brightfield.core.schema import TILES, image_store, label_store
+    from brightfield.core.tables import frame_of
+    from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, downloaded_boxes, write_labels
+    from brightfield.volumes.pyramid import build_pyramid
+    from brightfield.volumes.volume import create_volume
 
     tiles = [
         table_row(TILES, specimen_id=specimen_id, z=z, y0=y, y1=min(y + 64, 96), x0=x, x1=x + 64, kind="skeleton", state="ok", bytes=4096)

@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brightfield.errors import CheckError, ConfigError, SourceError, TableError, TransferError
-from brightfield.schema import (
+from brightfield.core.errors import CheckError, ConfigError, SourceError, TableError, TransferError
+from brightfield.core.schema import (
     CARD_FILE,
     CELLS,
     CHANGELOG_FILE,
@@ -136,7 +136,7 @@ def _table(root: Path, rev: str | None, table: Table, columns: list[str] | None 
     """A table as that revision has it, of whatever columns: another version may have others than the contract of this one."""
     import pyarrow.parquet as pq
 
-    from brightfield.remote import remote_files
+    from brightfield.volumes.remote import remote_files
 
     if rev is None:
         if not (root / table.path).is_file():
@@ -335,7 +335,8 @@ def next_version(last: str, bump: Bump) -> str:
 
 
 def _require_releasable(root: Path) -> None:
-    from brightfield import checks, composition
+    from brightfield.config import compose as composition
+    from brightfield.stages.manifest import checks
 
     composition.require_fresh(root)
     dirty = _git(root, "status", "--porcelain", "--untracked-files=no")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from brightfield.composition import register
+from brightfield.config.compose import register
 
 register()

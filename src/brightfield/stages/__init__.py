@@ -1,1 +1,1 @@
-"""One thin module per DVC stage: read inputs, call the nouns, write outputs atomically."""
+"""The pipeline: one package per stage of `dvc.yaml`, in its order."""

@@ -1,0 +1,1 @@
+"""The dataset as the stages before have built it."""

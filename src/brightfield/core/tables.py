@@ -1,0 +1,162 @@
+"""Parquet in and out, by the contracts in `core/schema.py`: same rows, same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from brightfield.core.errors import TableError
+from brightfield.core.files import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brightfield.core.schema import Table
+
+
+def write_table(table: Table, frame: pd.DataFrame, root: Path) -> Path:
+    """Write `frame` as `table` below `root`, atomically, rows ordered by key, columns as the contract has them.
+
+    Raises TableError for a missing or extra column, a value that does not fit its type, a null where none may be, or a key that repeats.
+    """
+    target = root / table.path
+    arrow = _conform(table, frame, target)
+    with atomic(target) as partial:
+        pq.write_table(arrow, partial, compression="zstd", compression_level=9, store_schema=True, write_statistics=True)
+    return target
+
+
+def read_table(table: Table, root: Path, *, columns: list[str] | None = None, specimen_id: int | None = None) -> pd.DataFrame:
+    """Read `table` below `root` as a pandas frame with nullable dtypes (an absent integer is NA, never a float).
+
+    With `specimen_id` only the rows of that cell are read. Raises TableError when the file is absent or its columns are not the contract's.
+    """
+    path = root / table.path
+    if not path.is_file():
+        raise TableError(f"the {table.name} table is not there; build it with `dvc repro` or fetch it with `dvc pull`", path=path)
+    found = pq.read_schema(path)
+    if not found.equals(table.arrow_schema, check_metadata=False):
+        missing = sorted(set(table.column_names) ^ set(found.names))
+        raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
+    wanted = None if specimen_id is None else [("specimen_id", "==", specimen_id)]
+    frame: pd.DataFrame = pq.read_table(path, columns=columns, filters=wanted).to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
+def parse_table(data: bytes) -> pd.DataFrame:
+    """The bytes of a parquet file as `read_table` gives a table, whatever its columns: for a table of another version."""
+    frame: pd.DataFrame = pq.read_table(pa.BufferReader(data)).to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
+def frame_of(table: Table, rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows as a frame of `table` with the dtypes that `read_table` gives; a column that a row does not name is null in it.
+
+    Raises TableError for a value that does not fit its column, or a column that the table does not have.
+    """
+    columns = set(table.column_names)
+    try:
+        values = list(rows)
+        if unknown := {name for row in values for name in row} - columns:
+            raise TableError(f"{table.name} has no column {', '.join(sorted(unknown))}", path=table.path)
+        arrow = pa.Table.from_pylist(values, schema=table.arrow_schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"a value does not fit the {table.name} table: {error}", path=table.path) from error
+    frame: pd.DataFrame = arrow.to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
+def _conform(table: Table, frame: pd.DataFrame, target: Path) -> pa.Table:
+    names = list(table.column_names)
+    if set(frame.columns) != set(names):
+        raise TableError(f"{table.name} needs other columns: {sorted(set(frame.columns) ^ set(names))}", path=target)
+    for column in table.columns:
+        if not column.nullable and frame[column.name].isna().any():
+            raise TableError(f"column {column.name} of {table.name} may not be empty", path=target)
+    try:
+        arrow = pa.Table.from_pandas(frame[names], schema=table.arrow_schema, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"a value does not fit the {table.name} table: {error}", path=target) from error
+    arrow = arrow.sort_by([(name, "ascending") for name in table.key]).replace_schema_metadata(table.arrow_schema.metadata)
+    if arrow.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows != arrow.num_rows:
+        raise TableError(f"rows of {table.name} repeat a key {table.key}", path=target)
+    return arrow
+
+
+def _nullable_dtype(arrow_type: pa.DataType) -> object:
+    import pandas as pd
+
+    if pa.types.is_int64(arrow_type):
+        return pd.Int64Dtype()
+    if pa.types.is_int32(arrow_type):
+        return pd.Int32Dtype()
+    if pa.types.is_boolean(arrow_type):
+        return pd.BooleanDtype()
+    return None
+
+
+def reference_page() -> str:
+    """The page of the docs about the tables, in Markdown: written from `core/schema.py`, so that it cannot differ from it."""
+    from brightfield.core.schema import TABLES, Label, Reason
+
+    parts = [_REFERENCE_HEAD]
+    for table in TABLES:
+        key = ", ".join(f"`{name}`" for name in table.key)
+        rows = [
+            f"| `{c.name}` | {c.type}{', nullable' if c.nullable else ''} | {'' if c.unit == '1' else c.unit} | {c.description} |"
+            for c in table.columns
+        ]
+        parts.append(f"## {table.name}: `{table.path.as_posix()}`\n\n{table.description} Ordered by {key}, which is unique.")
+        parts.append("\n".join(["| column | type | unit | what it says |", "| --- | --- | --- | --- |", *rows]))
+    labels = [f"| {int(label)} | {label.name.lower().replace('_', ' ')} |" for label in Label]
+    bits = [f"| {int(bit)} | {bit.name.lower().replace('_', ' ')} |" for bit in Reason if bit.name]
+    parts.append("\n".join(["## Label codes", "", "| code | class |", "| --- | --- |", *labels]))
+    parts.append("\n".join(["## Why a voxel is unknown: bits of the `reason` array", "", "| bit | reason |", "| --- | --- |", *bits]))
+    return "\n\n".join(parts) + "\n"
+
+
+_REFERENCE_HEAD = """# Tables
+
+Written from `src/brightfield/core/schema.py` by `brightfield.core.tables.reference_page`; a test keeps it current. Every file is Parquet (zstd).
+Unit and description of each column are in the field metadata, where pyarrow's `read_schema` finds them.
+
+One line of SQL asks the manifest, here with DuckDB:
+
+```sql
+SELECT split, reconstruction_type, count(*) AS cells, sum(path_axon_um) / 1000 AS axon_mm FROM 'data/manifest.parquet' GROUP BY ALL
+```
+
+What was excluded, and why:
+
+```sql
+SELECT specimen_id, reason FROM 'data/manifest.parquet' WHERE split = 'excluded' ORDER BY specimen_id
+```
+
+Training patches with the cell they are from:
+
+```sql
+SELECT specimen_id, kind, z0, y0, x0, image_path
+FROM 'data/patches.parquet' p JOIN 'data/manifest.parquet' m USING (specimen_id)
+WHERE p.split = 'train' AND ignored_fraction < 0.5
+```
+
+The same with pandas:
+
+```python
+import pandas as pd
+
+cells = pd.read_parquet("data/manifest.parquet", dtype_backend="numpy_nullable")
+print(cells.groupby("split")["path_axon_um"].sum())
+```
+
+and with polars:
+
+```python
+import polars as pl
+
+print(pl.read_parquet("data/manifest.parquet").group_by("split").agg(pl.col("path_axon_um").sum()))
+```"""

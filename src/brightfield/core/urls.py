@@ -1,0 +1,14 @@
+"""Addresses as they may be shown: without secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+_SECRET = re.compile(r"(?i)((?:^|&)[^=&]*(?:signature|token|secret|password|credential|key|sig|auth)[^=&]*=)[^&]*")
+
+
+def public_url(url: str) -> str:
+    """`url` without user, password and signing parameters: fit for messages, logs and tables."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=_SECRET.sub(r"\1...", parts.query)))

@@ -1,0 +1,28 @@
+"""What a build under a configuration would fetch, before any byte of it: stands above the query, whose answer it may need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brightfield.built.cells import selected_cells
+from brightfield.config.options import Config, load
+from brightfield.core.cell import Cell, cells_of
+from brightfield.core.schema import CELLS, PARAMS_FILE
+from brightfield.stages.download.plan import Plan
+from brightfield.stages.download.stage import plan_of
+from brightfield.stages.query.stage import ask, refuse_nothing
+
+
+def plan(config: Config, root: Path) -> Plan:
+    """What the download stage would fetch under `config`; the source is asked for nothing that is already here."""
+    return plan_of(config, root, _cells_to_plan(config, root))
+
+
+def _cells_to_plan(config: Config, root: Path) -> tuple[Cell, ...]:
+    """The cells of the built tables where they are of this source, else the source's own answer."""
+    built = (root / CELLS.path).is_file() and load(root / PARAMS_FILE).source == config.source
+    if built:
+        return selected_cells(root)
+    cells, planes = ask(config)
+    refuse_nothing(cells)
+    return cells_of(cells[cells["selected"]], planes)

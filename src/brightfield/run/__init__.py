@@ -1,0 +1,1 @@
+"""How work is run and found again: engine, work cache, digests of code."""

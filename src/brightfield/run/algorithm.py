@@ -1,0 +1,217 @@
+"""Which code computes a result: a digest of the definitions that a function can reach, and the folders that a stage computes with.
+
+The digest decides which finished cells are still valid, so it is drawn finely: it covers the function, the definitions of this package
+that it names, and theirs in turn; a new column of the manifest does not touch the digest of the rasterizer. Comments, docstrings, type
+annotations of functions and layout do not count. `stage_folders` is the coarse view, whole packages, for the `deps` of `dvc.yaml`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "brightfield"
+PLUMBING = tuple(f"{PACKAGE}.{name}" for name in ("run", "config", "core.errors", "core.files", "core.tables", "core.version"))
+"""Packages and modules that move, configure or report work: they decide where results go, never what they are."""
+
+
+@cache
+def algorithm_digest(function: Callable[..., Any]) -> str:
+    """sha256 over the abstract syntax of `function` and every definition of the package it reaches, the same on any supported Python."""
+    seen: set[tuple[str, str]] = set()
+    queue = [(function.__module__, function.__qualname__.split(".")[0])]
+    while queue:
+        module, name = queue.pop()
+        found = _locate(module, name)
+        if found is None or found in seen or (seen and is_plumbing(found[0])):
+            continue
+        seen.add(found)
+        queue += _module(found[0]).references(found[1])
+    text = "\n".join(f"{module}.{name} {_module(module).canonical(name)}" for module, name in sorted(seen))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def module_closure(module: str) -> tuple[str, ...]:
+    """`module` and all modules of the package that it imports, directly or not, sorted."""
+    seen: set[str] = set()
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        if name not in seen:
+            seen.add(name)
+            queue += _module(name).imported_modules
+    return tuple(sorted(seen))
+
+
+def is_plumbing(module: str) -> bool:
+    """Whether a module is, or lies in, one of `PLUMBING`."""
+    return any(f"{module}.".startswith(f"{name}.") for name in PLUMBING)
+
+
+def stage_folders(stage: str) -> tuple[str, ...]:
+    """The folders that `dvc.yaml` must name as dependencies of a stage, relative to the repository, sorted.
+
+    Those of all modules that the stage imports, directly or not, save `run` and `config`: how work is run and configured changes no result.
+    """
+    modules = [module for module in module_closure(f"{PACKAGE}.stages.{stage}.stage") if module.count(".") > 1]
+    folders = {f"src/{'/'.join(_package_of(module))}" for module in modules}
+    return tuple(sorted(folders - {f"src/{PACKAGE}/run", f"src/{PACKAGE}/config"}))
+
+
+def _package_of(module: str) -> list[str]:
+    parts = module.split(".")
+    return parts[: 3 if parts[1] == "stages" else 2]
+
+
+def module_file(module: str) -> Path:
+    """The source file of a module, without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    return Path(spec.origin)
+
+
+# ------------------------------------------------------------------------------------------------------------ one module
+
+
+@dataclass(frozen=True)
+class _Module:
+    """Top-level definitions of a module by name, where its other names come from, and its remaining statements."""
+
+    name: str
+    definitions: dict[str, list[ast.stmt]]
+    imports: dict[str, tuple[str, str | None]]  # local name -> (module, name in it, or None for the module itself)
+    loose: list[ast.stmt]
+
+    @property
+    def imported_modules(self) -> list[str]:
+        return sorted({module for module, _ in self.imports.values()} - {self.name})
+
+    def statements(self, name: str) -> list[ast.stmt]:
+        return [*self.definitions[name], *self.loose]
+
+    def canonical(self, name: str) -> str:
+        return ";".join(_canonical(statement) for statement in self.statements(name))
+
+    def references(self, name: str) -> list[tuple[str, str]]:
+        """Definitions of the package that definition `name` names, as (module, name)."""
+        found = []
+        for node in (node for statement in self.statements(name) for node in _executed(statement)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module, inner = self.imports.get(node.value.id, (None, None))
+                if module is not None and inner is None:
+                    found.append((module, node.attr))
+            elif isinstance(node, ast.Name):
+                found.append((self.name, node.id))
+        return found
+
+
+def _locate(module: str, name: str) -> tuple[str, str] | None:
+    """The module that defines `name` as seen from `module`, following re-exports; None for names from elsewhere."""
+    while True:
+        known = _module(module)
+        if name in known.definitions:
+            return module, name
+        origin, inner = known.imports.get(name, (None, None))
+        if origin is None or inner is None:
+            return None
+        module, name = origin, inner
+
+
+@cache
+def _module(name: str) -> _Module:
+    tree = ast.parse(module_file(name).read_text(encoding="utf-8"))
+    definitions: dict[str, list[ast.stmt]] = {}
+    loose = []
+    for statement in tree.body:
+        names = list(_bound_names(statement))
+        for bound in names:
+            definitions.setdefault(bound, []).append(statement)
+        if (
+            not names
+            and not isinstance(statement, ast.Import | ast.ImportFrom)
+            and not _is_text(statement)
+            and not _is_typing_only(statement)
+        ):
+            loose.append(statement)
+    return _Module(name, definitions, dict(_package_imports(tree, name)), loose)
+
+
+def _bound_names(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.TypeAlias):
+        yield from (node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+
+
+def _package_imports(tree: ast.Module, name: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
+    """Imports from this package, at any depth, as (local name, (module, name in it)); those for type checkers only are left out."""
+    for node in _executed(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if _is_ours(alias.name):
+                    yield alias.asname or alias.name.split(".")[0], (alias.name, None)
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:
+                parents = name.split(".") if module_file(name).name == "__init__.py" else name.split(".")[:-1]
+                source = ".".join([*parents[: len(parents) - node.level + 1], *([node.module] if node.module else [])])
+            for alias in node.names if _is_ours(source) else []:
+                inner = f"{source}.{alias.name}"
+                is_module = importlib.util.find_spec(inner) is not None if _is_package(source) else False
+                yield alias.asname or alias.name, (inner, None) if is_module else (source, alias.name)
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == PACKAGE
+
+
+def _is_package(module: str) -> bool:
+    return module_file(module).name == "__init__.py"
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+
+
+def _is_typing_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+# ---------------------------------------------------------------------------------------------------------- what executes
+
+_IGNORED_FIELDS = {"ctx", "type_comment", "type_ignores", "kind", "returns", "type_params"}
+
+
+def _children(node: ast.AST) -> Iterator[tuple[str, list[Any]]]:
+    """Fields of a node that decide what it does, as lists; empty ones are left out, as their presence differs between Python versions."""
+    for name in node._fields:
+        if name in _IGNORED_FIELDS or (name == "annotation" and isinstance(node, ast.arg)):
+            continue
+        value = getattr(node, name, None)
+        values = value if isinstance(value, list) else [value]
+        kept = [item for item in values if not (isinstance(item, ast.stmt) and (_is_text(item) or _is_typing_only(item)))]
+        if kept and kept != [None]:
+            yield name, kept
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for _, values in _children(node):
+        for value in values:
+            if isinstance(value, ast.AST):
+                yield from _executed(value)
+
+
+def _canonical(node: object) -> str:
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    inner = ",".join(f"{name}=[{','.join(_canonical(value) for value in values)}]" for name, values in _children(node))
+    return f"{type(node).__name__}({inner})"

@@ -1,0 +1,348 @@
+"""Map a function over cells: on this machine, on a Dask cluster, or through Slurm. Never decides what comes out, only where it is made.
+
+Locally each cell runs in one of a few long-lived worker processes (importing numba takes a second). A worker that dies, say killed for its
+memory, takes only its own cell along: it is replaced, and the cell is tried again, alone. A ProcessPoolExecutor loses all cells then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from brightfield.core.errors import BrightfieldError, ConfigError
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from brightfield.config.options import ComputeConfig
+
+_THREAD_LIMITS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
+
+type Tasks = Mapping[int, tuple[Any, ...]]
+type Outcome = tuple[dict[int, Any], dict[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where and how wide to run. `workers=0` takes the cores of this machine, `workers=1` runs in this process (for debugging)."""
+
+    scheduler: str = "local"
+    workers: int = 0
+    retries: int = 2
+    memory_gb: float = 0.0
+    address: str = ""
+    partition: str = ""
+    account: str = ""
+    walltime: str = "04:00:00"
+    prologue: tuple[str, ...] = ()
+    label: str = "cells"
+
+    @classmethod
+    def of(cls, config: ComputeConfig, label: str) -> Engine:
+        """The engine that the configuration names; a cell is tried again at most twice, as the transfer has its own attempts."""
+        return cls(
+            scheduler=str(config.scheduler),
+            workers=config.workers,
+            retries=min(config.retries, 2),
+            memory_gb=config.memory_gb,
+            address=config.address,
+            partition=config.partition,
+            account=config.account,
+            walltime=config.walltime,
+            prologue=tuple(config.prologue),
+            label=label,
+        )
+
+    def map(self, function: Callable[..., Any], tasks: Tasks) -> Outcome:
+        """`map_cells` with these options: what `workcache` takes as its mapper."""
+        return map_cells(function, tasks, self)
+
+
+def map_cells(function: Callable[..., Any], tasks: Tasks, engine: Engine | None = None) -> Outcome:
+    """`function(*args)` for every cell: (results, failures), both by specimen id in the order of `tasks`; a failure is its reason in words.
+
+    An error of ours (BrightfieldError) or of the code fails the cell at once; a dead worker, a lack of memory or an error of the operating
+    system is tried again. Raises ConfigError when the scheduler cannot be reached.
+    """
+    engine = engine or Engine()
+    run = {"local": _map_local, "dask": _map_dask, "slurm": _map_dask}[engine.scheduler]
+    results: dict[int, Any] = {}
+    failures: dict[int, str] = {}
+    with progress(len(tasks), engine.label, "cell") as advance:
+        for specimen_id, is_result, value in run(function, tasks, engine):
+            (results if is_result else failures)[specimen_id] = value
+            advance(1)
+    order = list(tasks)
+    return {i: results[i] for i in order if i in results}, {i: failures[i] for i in order if i in failures}
+
+
+@contextlib.contextmanager
+def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
+    """A bar with ETA where somebody watches; silence in a log. unit: what is counted; bytes ("B") are shown in powers of 1000."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+type _Event = tuple[int, bool, Any]  # specimen id, whether it is a result, the result or the reason
+
+
+def _attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, Any]:
+    """("ok", result), ("failed", reason), or ("again", reason) where another attempt may succeed."""
+    try:
+        return "ok", function(*args)
+    except BrightfieldError as error:
+        return "failed", str(error)
+    except (MemoryError, OSError) as error:
+        return "again", f"{type(error).__name__}: {error}"
+    except Exception as error:  # a cell's bug must not take the others along
+        return "failed", f"{type(error).__name__}: {error} ({_place(error)})"
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "no traceback" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+
+
+# ----------------------------------------------------------------------------------------------------------- this machine
+
+
+def _map_local(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
+    if engine.workers == 1:
+        yield from _map_here(function, tasks, engine)
+        return
+    crew = _Crew(function, dict(tasks), engine)
+    try:
+        yield from crew.run()
+    finally:
+        crew.stop()
+
+
+def _map_here(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
+    for specimen_id, args in tasks.items():
+        for left in range(engine.retries, -1, -1):
+            state, value = _attempt(function, args)
+            if state != "again" or not left:
+                break
+        yield specimen_id, state == "ok", value
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    specimen_id: int | None = None
+
+    def give(self, specimen_id: int, args: tuple[Any, ...]) -> None:
+        self.specimen_id = specimen_id
+        self.pipe.send_bytes(pickle.dumps(args))
+
+
+@dataclass
+class _Crew:
+    """A few worker processes, the cells that wait, and those that get another attempt, each alone."""
+
+    function: Callable[..., Any]
+    tasks: dict[int, tuple[Any, ...]]
+    engine: Engine
+    workers: list[_Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.size = min(self.engine.workers or cores, len(self.tasks))
+        self.threads = max(1, cores // max(1, self.size))
+        self.waiting = deque(self.tasks)
+        self.again: deque[int] = deque()
+        self.attempts = dict.fromkeys(self.tasks, 0)
+
+    def run(self) -> Iterator[_Event]:
+        while self.waiting or self.again or self._busy():
+            self._hand_out()
+            for worker, specimen_id in self._ready():
+                event = self._collect(worker, specimen_id)
+                if event is not None:
+                    yield event
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.specimen_id is not None]
+
+    def _hand_out(self) -> None:
+        while self.waiting and len(self._busy()) < self.size:
+            self._give(self.waiting.popleft())
+        if self.again and not self._busy():  # what failed for want of memory gets all of it
+            self._give(self.again.popleft())
+
+    def _give(self, specimen_id: int) -> None:
+        idle = [worker for worker in self.workers if worker.specimen_id is None]
+        worker = idle[0] if idle else self._hire()
+        self.attempts[specimen_id] += 1
+        with contextlib.suppress(OSError):  # it died while it was idle: its pipe will say so
+            worker.give(specimen_id, self.tasks[specimen_id])
+
+    def _hire(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, pickle.dumps(self.function), self.threads), daemon=True)
+        process.start()
+        theirs.close()
+        self.workers.append(_Worker(process, ours))
+        return self.workers[-1]
+
+    def _ready(self) -> list[tuple[_Worker, int]]:
+        busy = self._busy()
+        signalled = wait([worker.pipe for worker in busy])
+        return [(worker, worker.specimen_id) for worker in busy if worker.pipe in signalled and worker.specimen_id is not None]
+
+    def _collect(self, worker: _Worker, specimen_id: int) -> _Event | None:
+        worker.specimen_id = None
+        try:
+            state, value = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 - from our own process
+        except (EOFError, ConnectionError):
+            state, value = "again", self._bury(worker)
+        if state == "again" and self.attempts[specimen_id] <= self.engine.retries:
+            self.again.append(specimen_id)
+            return None
+        return specimen_id, state == "ok", value
+
+    def _bury(self, worker: _Worker) -> str:
+        worker.process.join()
+        worker.pipe.close()
+        self.workers.remove(worker)
+        code = worker.process.exitcode or 0
+        if code == -signal.SIGKILL:
+            return "its process was killed (signal 9), most often for want of memory: give it fewer compute.workers"
+        return f"its process died ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            if worker.specimen_id is not None:  # interrupted: nothing to wait for
+                worker.process.terminate()
+            worker.pipe.close()
+        for worker in self.workers:
+            worker.process.join()
+
+
+def _serve(pipe: Connection, pickled: bytes, threads: int) -> None:
+    """A worker's life: tasks come through `pipe` until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for name in _THREAD_LIMITS:  # before the function's modules are imported, which read them
+        os.environ[name] = str(threads)
+    inbox: deque[bytes] = deque()
+    arrived = threading.Semaphore(0)
+    threading.Thread(target=_receive, args=(pipe, inbox, arrived), daemon=True).start()
+    function = pickle.loads(pickled)  # noqa: S301 - from our own parent
+    while arrived.acquire():
+        answer = _attempt(function, pickle.loads(inbox.popleft()))  # noqa: S301 - from our own parent
+        pipe.send_bytes(_pickled(answer))
+
+
+def _receive(pipe: Connection, inbox: deque[bytes], arrived: threading.Semaphore) -> None:
+    # its own thread, so that a worker whose parent was killed dies at once and not at the end of its cell
+    try:
+        while True:
+            inbox.append(pipe.recv_bytes())
+            arrived.release()
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _pickled(answer: tuple[str, Any]) -> bytes:
+    try:
+        return pickle.dumps(answer)
+    except Exception as error:  # pickle raises anything
+        return pickle.dumps(("failed", f"the result cannot be sent back: {error}"))
+
+
+# --------------------------------------------------------------------------------------------------------------- clusters
+
+
+def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
+    """Through dask.distributed. Never more tasks out than workers: a dying worker puts all its tasks under suspicion."""
+    distributed = _import_cluster("distributed")
+    with _client(engine) as client:
+        waiting, attempts = deque(tasks), dict.fromkeys(tasks, 0)
+        running = distributed.as_completed()
+        out: dict[Any, int] = {}
+
+        def submit() -> None:
+            width = engine.workers or max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+            while waiting and len(out) < width:
+                specimen_id = waiting.popleft()
+                attempts[specimen_id] += 1
+                future = client.submit(_attempt, function, tasks[specimen_id], pure=False)
+                out[future] = specimen_id
+                running.add(future)
+
+        submit()
+        for future in running:
+            specimen_id = out.pop(future)
+            state, value = future.result() if future.status == "finished" else ("again", f"its worker died: {future.exception()}")
+            if state == "again" and attempts[specimen_id] <= engine.retries:
+                waiting.append(specimen_id)
+            else:
+                yield specimen_id, state == "ok", value
+            submit()
+
+
+def _client(engine: Engine) -> Any:
+    distributed = _import_cluster("distributed")
+    if engine.scheduler == "slurm":
+        return _slurm_client(distributed, engine)
+    if not engine.address:
+        cluster = distributed.LocalCluster(n_workers=engine.workers or None, threads_per_worker=1, dashboard_address=None)
+        return _Owning(distributed.Client(cluster), cluster)
+    try:
+        return distributed.Client(engine.address, timeout="20s")
+    except OSError as error:
+        raise ConfigError(f"compute.address = {engine.address}: no Dask scheduler answers there ({error})") from error
+
+
+def _slurm_client(distributed: Any, engine: Engine) -> Any:
+    jobqueue = _import_cluster("dask_jobqueue")
+    cluster = jobqueue.SLURMCluster(
+        cores=1,
+        processes=1,
+        memory=f"{engine.memory_gb or 8}GB",
+        queue=engine.partition or None,
+        account=engine.account or None,
+        walltime=engine.walltime,
+        job_script_prologue=[*(f"export {name}=1" for name in _THREAD_LIMITS), *engine.prologue],
+    )
+    cluster.scale(engine.workers or 4)
+    return _Owning(distributed.Client(cluster), cluster)
+
+
+@dataclass
+class _Owning:
+    """A client that closes the cluster it started."""
+
+    client: Any
+    cluster: Any
+
+    def __enter__(self) -> Any:
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.cluster.close()
+
+
+def _import_cluster(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"compute.scheduler needs {module}: pip install 'brightfield[pipeline]'") from error

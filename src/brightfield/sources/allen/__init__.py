@@ -1,0 +1,1 @@
+"""The Allen Cell Types Database."""

@@ -1,0 +1,237 @@
+"""The Allen Cell Types Database as a source: AllenSDK builds the queries, our own client carries every byte.
+
+AllenSDK's HTTP has no timeouts and no retries, so its one fetching method is replaced by `HttpClient`, the same that fetches files and
+pixels. The same code runs against the real service and against a mirror of it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import batched, product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brightfield.core.cell import Cell, Crop, Plane
+from brightfield.core.errors import SourceError, StackError, TransferError
+from brightfield.core.urls import public_url
+from brightfield.sources import jpeg
+from brightfield.sources.allen.records import (
+    IDS_PER_QUERY,
+    PICTURE_MAX_PX,
+    PICTURE_PATH,
+    ROWS_PER_PAGE,
+    SIZE_EXCESS_PX,
+    Row,
+    cell_of,
+    completed,
+)
+from brightfield.sources.http.client import Answer, HttpClient
+
+if TYPE_CHECKING:
+    from allensdk.api.queries.cell_types_api import CellTypesApi
+    from PIL.Image import Image
+
+
+class AllenSource:
+    """Cells, files and pixels of the Allen service at `base_url`, or of a mirror of it.
+
+    client: carries all requests; the caller closes it. quality: JPEG quality asked of the image service, 0 to 100.
+    Every method raises TransferError for what could not be had and SourceError for what the service refused.
+    """
+
+    def __init__(self, client: HttpClient, base_url: str, *, quality: int = 100) -> None:
+        self._client = client
+        self._url = base_url.rstrip("/")
+        self._quality = quality
+
+    @property
+    def base_url(self) -> str:
+        """Where the service is, without credentials."""
+        return public_url(self._url)
+
+    def cells(self) -> Sequence[Cell]:
+        """Every cell of the database by specimen id: one query. Reconstruction, markers and stack come with `complete`."""
+        rows = self._api.list_cells_api()
+        return tuple(sorted((cell_of(row) for row in rows), key=lambda cell: cell.specimen_id))
+
+    def complete(self, cells: Sequence[Cell]) -> Sequence[Cell]:
+        """The same cells in the same order, with reconstruction, files and stack: a few queries for every hundred cells."""
+        ids = [cell.specimen_id for cell in cells]
+        reconstructions = _grouped(self._related("NeuronReconstruction", "specimen_id", ids, "well_known_files"), "specimen_id")
+        specimens = {row["id"]: row for row in self._related("Specimen", "id", ids, "data_sets")}
+        data_sets = {specimen_id: [d["id"] for d in row.get("data_sets") or ()] for specimen_id, row in specimens.items()}
+        planes = _grouped(self._sub_images("data_set[id$in{}]", [d for found in data_sets.values() for d in found]), "data_set_id")
+        with_planes = [i for i in ids if any(d in planes for d in data_sets.get(i, ()))]
+        projections = _grouped(self._sub_images("[specimen_id$in{}]", with_planes), "specimen_id")
+        return tuple(
+            completed(
+                cell,
+                reconstructions.get(cell.specimen_id, ()),
+                [row for data_set in data_sets.get(cell.specimen_id, ()) for row in planes.get(data_set, ())],
+                projections.get(cell.specimen_id, ()),
+            )
+            for cell in cells
+        )
+
+    def file(self, url: str) -> bytes:
+        """The bytes of the SWC or marker file at `url`, relative to the base URL or absolute."""
+        return self._client.get(self._url + url if url.startswith("/") else url, verify=_text_body)
+
+    def pixels(self, cell: Cell, crop: Crop) -> NDArray[np.uint8]:
+        """The pixels of a crop, uint8, shape `crop.shape_yx`: decoded whole and of the size that was asked for."""
+        if crop.plane.sub_image_id is None:
+            raise StackError(f"cell {cell.specimen_id}: plane {crop.plane.plane} has no image: {crop.plane.reason}")
+        return self._picture(crop.plane.sub_image_id, crop)
+
+    def projection(self, cell: Cell, level: int) -> NDArray[np.uint8] | None:
+        """The minimum projection along z at `level`, uint8 of the downloaded grid's shape, or None where there is none."""
+        if cell.stack is None or cell.stack.projection_id is None:
+            return None
+        plane = Plane(0, 0, cell.stack.projection_id)
+        rows, columns = cell.stack.height_px >> level, cell.stack.width_px >> level
+        whole = np.empty((rows, columns), np.uint8)
+        for top, left in product(range(0, rows, PICTURE_MAX_PX), range(0, columns, PICTURE_MAX_PX)):
+            height, width = min(PICTURE_MAX_PX, rows - top), min(PICTURE_MAX_PX, columns - left)
+            crop = Crop(plane, top << level, left << level, height << level, width << level, level)
+            whole[top : top + height, left : left + width] = self._picture(cell.stack.projection_id, crop)
+        return whole
+
+    def close(self) -> None:
+        """Close the client: requests that are under way fail at once."""
+        self._client.close()
+
+    def _picture(self, image_id: int, crop: Crop) -> NDArray[np.uint8]:
+        url = self._url + PICTURE_PATH.format(
+            image_id=image_id,
+            level=crop.level,
+            left=crop.left,
+            top=crop.top,
+            width=crop.width,
+            height=crop.height,
+            quality=self._quality,
+        )
+        return self._client.get(url, verify=lambda answer: decode_picture(answer, crop.shape_yx))
+
+    @cached_property
+    def _api(self) -> CellTypesApi:
+        api = _import_cell_types_api()(self._url)
+        api.retrieve_parsed_json_over_http = self._json
+        return api
+
+    def _json(self, url: str, post: bool = False) -> dict[str, Any]:  # noqa: ARG002  (AllenSDK passes it)
+        """The answer to an RMA query; stands in for AllenSDK's own fetching method."""
+        envelope = self._client.get(url, verify=_json_body)
+        if envelope.get("success") is not True:
+            raise SourceError(f"the service refused a query: {envelope.get('msg')!r}; the query was {public_url(url)}")
+        return envelope
+
+    def _related(self, model: str, key: str, ids: Sequence[int], include: str) -> list[Row]:
+        """Rows of `model` with what `include` names. Not paged: with an include, the service counts joined rows, not objects."""
+        rows: list[Row] = []
+        for some in batched(ids, IDS_PER_QUERY):
+            criteria = f"[{key}$in{_listed(some)}]"
+            rows += self._api.model_query(model, criteria=criteria, include=include, num_rows="all", count=False)
+        return rows
+
+    def _sub_images(self, criteria: str, ids: Sequence[int]) -> list[Row]:
+        """SubImage rows by id, page after page; `criteria` has one place for the ids."""
+        found: dict[int, Row] = {}
+        for some in batched(ids, IDS_PER_QUERY):
+            for row in self._pages("SubImage", criteria.format(_listed(some))):
+                found[row["id"]] = row
+        return [row for _, row in sorted(found.items())]
+
+    def _pages(self, model: str, criteria: str) -> Iterator[Row]:
+        start = 0
+        while True:
+            stage = self._api.model_stage(model, criteria=criteria, num_rows=ROWS_PER_PAGE, start_row=start, order=["'sub_images.id'"])
+            envelope = self._json(self._api.build_query_url(stage))
+            yield from envelope["msg"]
+            start += len(envelope["msg"])
+            if start >= envelope["total_rows"]:
+                return
+            if not envelope["msg"]:
+                raise SourceError(
+                    f"the service announced {envelope['total_rows']} rows of {model} and stopped at {start}; run the query again"
+                )
+
+
+def decode_picture(answer: Answer, shape_yx: tuple[int, int]) -> NDArray[np.uint8]:
+    """Grey pixels, uint8 of shape `shape_yx`, of a picture that is one, is whole and has the size that was asked for.
+
+    A colour picture yields its luma, which for a grey picture stored in colour is the picture. One row or column more than asked for is
+    cut off (the service rounded the far edge up); one less is refused, since pixels are never invented.
+
+    Raises TransferError for anything else that arrives under the name of a picture.
+    """
+    import imagecodecs
+    import PIL.Image
+
+    if not answer.content_type.startswith("image/"):
+        raise TransferError(f"expected a picture, found {answer.content_type or 'no content type'}")
+    verdict = jpeg.inspect(answer.body) if answer.body.startswith(jpeg.SIGNATURE) else jpeg.Verdict()
+    if verdict.damage:
+        raise TransferError("the picture is cut short or damaged")
+    try:
+        if verdict.grey_shape is not None:
+            _require_size(verdict.grey_shape, shape_yx)
+            pixels = imagecodecs.jpeg8_decode(answer.body)  # into the array that is returned; Pillow copies twice
+        else:
+            picture: Image = PIL.Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
+            _require_size((picture.height, picture.width), shape_yx)
+            picture.draft("L", None)
+            pixels = np.asarray(picture.convert("L"))
+    except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
+        raise TransferError("the picture is cut short or damaged") from error
+    return np.ascontiguousarray(pixels[: shape_yx[0], : shape_yx[1]])
+
+
+def _require_size(found_yx: tuple[int, int], asked_yx: tuple[int, int]) -> None:
+    if not all(0 <= found - asked <= SIZE_EXCESS_PX for found, asked in zip(found_yx, asked_yx, strict=True)):
+        raise TransferError(f"expected a picture of {asked_yx[1]} x {asked_yx[0]} px, found {found_yx[1]} x {found_yx[0]} px")
+
+
+def _import_cell_types_api() -> Any:
+    """AllenSDK's client class; takes seconds to import, so only the query stage pays for it."""
+    import warnings
+
+    # AllenSDK 2.16.2 asks numpy for a name that numpy 2 has moved (AllenSDK#2744, AllenSDK#2754: fixed on its main branch, unreleased).
+    np.VisibleDeprecationWarning = np.exceptions.VisibleDeprecationWarning  # type: ignore[attr-defined] # noqa: NPY201
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its invalid escape sequences and its imports are not ours to mend
+        from allensdk.api.queries.cell_types_api import CellTypesApi
+    return CellTypesApi
+
+
+def _json_body(answer: Answer) -> dict[str, Any]:
+    try:
+        envelope = json.loads(answer.body)
+    except ValueError as error:
+        raise TransferError(f"expected JSON, found {answer.content_type or 'no content type'}") from error
+    if not isinstance(envelope, dict) or "success" not in envelope:
+        raise TransferError("expected an RMA envelope with `success`, found other JSON")
+    return envelope
+
+
+def _text_body(answer: Answer) -> bytes:
+    """A file that is not an error page in disguise; whether it is a skeleton is for `skeleton.py` to say."""
+    if answer.content_type in ("text/html", "text/xml", "application/xml") or answer.body.lstrip()[:1] in (b"", b"<"):
+        raise TransferError(f"expected a text file, found {answer.content_type or 'an empty answer'}")
+    return answer.body
+
+
+def _listed(ids: Iterable[int]) -> str:
+    return ",".join(map(str, ids))
+
+
+def _grouped(rows: Iterable[Row], key: str) -> dict[int, list[Row]]:
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[key]].append(row)
+    return dict(groups)

@@ -1,0 +1,1 @@
+"""The embedded demo: neurons that are grown and rendered."""

@@ -1,0 +1,1 @@
+"""Your own stacks, in a folder or behind an fsspec URL."""

@@ -1,0 +1,305 @@
+"""Your own stacks as a source: a folder, or an S3, SSH or HTTPS address, with a directory per cell; and the bucket of the 2019 challenge.
+
+Credentials come from the environment or the cloud's own configuration (fsspec finds them there); none is ever written anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brightfield.core.cell import Cell, Crop, Plane, Stack
+from brightfield.core.errors import InputError, SourceError, StackError, TableError, TransferError
+from brightfield.core.schema import Label
+from brightfield.core.skeleton import parse_swc
+from brightfield.core.urls import public_url
+from brightfield.sources.folder.stacks import Entry, OpenStack, open_stack, reduced
+from brightfield.volumes.ranges import without_whole_checksums
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+    from brightfield.config.options import SourceConfig
+
+TEST_DIRECTORY = "TEST_DATA_SET"
+"""Of the challenge's bucket: stacks without SWC."""
+
+CHALLENGE_UM = (0.1144, 0.28)
+"""Pixel and plane size of the challenge's stacks, which carry none: those of the Allen stacks that they are copies of."""
+
+FULL_AXON_UM = 280.0
+"""Axon length that parts full from dendrite-only reconstructions: perfectly, in all 509 mouse cells of the Allen database."""
+
+_TEXT_FIELDS = ("name", "species", "line", "reporter", "structure", "layer", "hemisphere", "dendrite_type", "apical", "reconstruction_type")
+_ALIASES = {
+    "specimen__id": "specimen_id",
+    "specimen__name": "name",
+    "specimen__hemisphere": "hemisphere",
+    "donor__id": "donor_id",
+    "donor__species": "species",
+    "line_name": "line",
+    "cell_reporter_status": "reporter",
+    "structure_parent__acronym": "structure",
+    "structure__layer": "layer",
+    "tag__dendrite_type": "dendrite_type",
+    "tag__apical": "apical",
+    "csl__normalized_depth": "normalized_depth",
+    "nr__reconstruction_type": "reconstruction_type",
+}
+"""Columns of the Allen cells table, so that it may serve as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """Where a cell lies: its directory relative to the source, and its row of the metadata."""
+
+    directory: str
+    row: Mapping[str, str]
+
+
+class FolderSource:
+    """The cells below `config.path`: a directory each, with the planes (or one stack file), an SWC and perhaps a marker file.
+
+    A cell's number is the metadata's `specimen_id`, else the directory's name where that is a whole number, else 48 bits of the hash of
+    the name: stable, whatever else is there. Raises SourceError for a place that cannot be listed and TableError for bad metadata.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._is_challenge = config.kind == "challenge"
+        self._stacks: dict[int, OpenStack | None] = {}
+
+    @property
+    def base_url(self) -> str:
+        """Where the source is, without credentials."""
+        return public_url(self._config.path)
+
+    def cells(self) -> Sequence[Cell]:
+        """Every cell, by its number, without its stack."""
+        return tuple(self._cell(specimen_id, home) for specimen_id, home in sorted(self._homes.items()))
+
+    def complete(self, cells: Sequence[Cell]) -> Sequence[Cell]:
+        """The same cells with their stacks, as far as they have images that can be used."""
+        return tuple(self._with_stack(cell) for cell in cells)
+
+    def file(self, url: str) -> bytes:
+        """The bytes of the file at `url`, relative to the source."""
+        path = f"{self._root}/{url}"
+        try:
+            data: bytes = self._system.cat_file(path)
+        except Exception as error:  # every file system has errors of its own
+            raise TransferError(
+                f"{self.base_url}/{url}: {error}", reason="cannot be read", absent=isinstance(error, FileNotFoundError)
+            ) from error
+        return data
+
+    def pixels(self, cell: Cell, crop: Crop) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """The pixels of a crop; above level 0 the means of 2**level x 2**level pixels, halves rounded up."""
+        stack = self._stack(cell.specimen_id)
+        if stack is None:
+            raise StackError(f"cell {cell.specimen_id}: there are no images in {self._homes[cell.specimen_id].directory}")
+        box = (crop.top, crop.top + crop.height, crop.left, crop.left + crop.width)
+        place = f"{self.base_url}: cell {cell.specimen_id}, plane number {crop.plane.section_number}"
+        try:
+            return reduced(stack.read(crop.plane.section_number, box), crop.level)
+        except TransferError as error:
+            raise TransferError(f"{place}: {error}", reason=error.reason, absent=error.absent) from error
+        except StackError as error:
+            raise TransferError(f"{place}: {error}", reason="the plane cannot be decoded") from error
+        except OSError as error:
+            raise TransferError(f"{place}: {error}", reason="the plane cannot be read") from error
+
+    def projection(self, cell: Cell, level: int) -> None:  # noqa: ARG002  (what other sources need)
+        """None: a folder has no projection, and making one would read every pixel."""
+        return
+
+    def close(self) -> None:
+        """Nothing: what is being read is read to its end."""
+
+    # ---------------------------------------------------------------------------------------------------------------- the place
+
+    @cached_property
+    def _place(self) -> tuple[AbstractFileSystem, str]:
+        import fsspec
+
+        try:
+            system, root = fsspec.core.url_to_fs(self._config.path)
+        except (ImportError, ValueError) as error:
+            raise SourceError(f"source.path={self.base_url} cannot be opened: {error}") from error
+        return without_whole_checksums(system), root.rstrip("/")
+
+    @property
+    def _system(self) -> AbstractFileSystem:
+        return self._place[0]
+
+    @property
+    def _root(self) -> str:
+        return self._place[1]
+
+    def _list(self, directory: str) -> list[Entry]:
+        """What is in a directory, by name; hidden files are left out."""
+        path = f"{self._root}/{directory}".rstrip("/")
+        try:
+            listed = self._system.ls(path, detail=True)
+        except Exception as error:  # every file system has errors of its own
+            hint = "does the place exist, and do your credentials (environment, ~/.aws, ssh agent) open it?"
+            raise SourceError(f"{self.base_url}/{directory} cannot be listed: {error or type(error).__name__}; {hint}") from error
+        entries = (Entry(e["name"].rstrip("/"), e.get("size"), e["type"] == "directory") for e in listed if e["name"].rstrip("/") != path)
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+    @cached_property
+    def _homes(self) -> dict[int, _Home]:
+        """Directories by specimen id. A specimen of the challenge that is in both halves is taken where its SWC is."""
+        rows = self._metadata()
+        homes: dict[int, _Home] = {}
+        for directory in self._directories():
+            name = directory.rpartition("/")[2]
+            row = rows.get(name, {})
+            specimen_id = _number(row.get("specimen_id") or name)
+            if self._is_challenge and specimen_id in homes:
+                continue
+            if specimen_id in homes:
+                raise SourceError(f"{homes[specimen_id].directory} and {directory} are both cell {specimen_id}; correct the metadata")
+            homes[specimen_id] = _Home(directory, row)
+        return homes
+
+    def _directories(self) -> list[str]:
+        """Directories of cells; of the challenge, those with an SWC first."""
+        names = [entry.name for entry in self._list("") if entry.is_directory]
+        if not self._is_challenge:
+            return names
+        tests = [entry.name for entry in self._list(TEST_DIRECTORY) if entry.is_directory] if TEST_DIRECTORY in names else []
+        return [name for name in names if name.isdigit()] + [f"{TEST_DIRECTORY}/{name}" for name in tests if name.isdigit()]
+
+    def _metadata(self) -> dict[str, dict[str, str]]:
+        """Rows of the metadata CSV by directory name."""
+        if not self._config.metadata:
+            return {}
+        import fsspec
+
+        try:
+            with fsspec.open(self._config.metadata, "rt", encoding="utf-8-sig", newline="") as file:
+                text = file.read()
+        except OSError as error:
+            raise TableError(f"source.metadata cannot be read: {error}", path=public_url(self._config.metadata)) from error
+        rows: dict[str, dict[str, str]] = {}
+        for line, raw in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+            row = {_ALIASES.get(key, key): (value or "").strip().strip('"') for key, value in raw.items() if key is not None}
+            name = row.get("directory") or row.get("specimen_id", "")
+            if not name or name in rows:
+                problem = f"{name} is there twice" if name else "a row needs `directory` or `specimen_id`"
+                raise TableError(problem, path=public_url(self._config.metadata), line=line)
+            if row.get("specimen_id") and not row["specimen_id"].isdigit():
+                raise TableError("specimen_id is a whole number", path=public_url(self._config.metadata), line=line)
+            rows[name] = row
+        return rows
+
+    # ------------------------------------------------------------------------------------------------------------------- a cell
+
+    def _cell(self, specimen_id: int, home: _Home) -> Cell:
+        entries = self._list(home.directory)
+        row, name = home.row, home.directory.rpartition("/")[2]
+        fields: dict[str, Any] = {key: row.get(key) or None for key in _TEXT_FIELDS}
+        cell = Cell(
+            **{
+                **fields,
+                "specimen_id": specimen_id,
+                "name": fields["name"] or name,
+                "species": fields["species"] or ("Mus musculus" if self._is_challenge else "unknown"),
+                "donor_id": _number(row["donor_id"]) if row.get("donor_id") else specimen_id,
+                "normalized_depth": float(row["normalized_depth"]) if row.get("normalized_depth") else None,
+            }
+        )
+        markers = [entry for entry in entries if _is_marker(entry.name)]
+        skeletons = [entry for entry in entries if entry.suffix == ".swc" and not _is_marker(entry.name)]
+        swc, marker = (_only(found, home.directory, name) for found in (skeletons, markers))
+        if swc is not None:
+            cell = self._with_skeleton(cell, f"{home.directory}/{swc.name}")
+        if marker is not None:
+            cell = replace(cell, marker_url=f"{home.directory}/{marker.name}")
+        return cell
+
+    def _with_skeleton(self, cell: Cell, url: str) -> Cell:
+        """The cell with its SWC. Its file id is a stamp of the bytes, so that another version of it is noticed."""
+        data = self.file(url)
+        kind = cell.reconstruction_type
+        if kind is None:
+            try:
+                axon_um = parse_swc(data, url).path_length_um()[Label.AXON]
+            except InputError:
+                axon_um = 0.0  # the download says what is wrong with the file
+            kind = "full" if axon_um > FULL_AXON_UM else "dendrite-only"
+        return replace(cell, swc_url=url, swc_file_id=_stamp(data), reconstruction_type=kind)
+
+    def _with_stack(self, cell: Cell) -> Cell:
+        try:
+            opened = self._stack(cell.specimen_id)
+            stack = None if opened is None else self._describe(cell.specimen_id, opened)
+        except (StackError, TransferError) as error:
+            return replace(cell, stack_problem=str(error))
+        return replace(cell, stack=stack)
+
+    def _stack(self, specimen_id: int) -> OpenStack | None:
+        if specimen_id not in self._stacks:
+            directory = self._homes[specimen_id].directory
+            self._stacks[specimen_id] = open_stack(self._system, self._list(directory), f"{self.base_url}/{directory}")
+        return self._stacks[specimen_id]
+
+    def _describe(self, specimen_id: int, stack: OpenStack) -> Stack:
+        """Geometry and planes; numbers without a file are missing planes. A plane's id is a stamp of its file, and of no other cell's."""
+        pixel_um, plane_um = self._voxel_um(stack)
+        present = set(stack.numbers)
+        first, last = stack.numbers[0], stack.numbers[-1]
+        planes = tuple(
+            Plane(number - first, number, _stamp(f"{specimen_id}/{stack.stamp(number)}".encode()))
+            if number in present
+            else Plane(number - first, number, None, usable=False, reason="there is no file for this plane")
+            for number in range(first, last + 1)
+        )
+        height, width = stack.shape_yx
+        return Stack(specimen_id, width, height, pixel_um, plane_um, planes, bits=8 * stack.dtype.itemsize)
+
+    def _voxel_um(self, stack: OpenStack) -> tuple[float, float]:
+        """Pixel and plane size: the configuration's, else the files'. Raises StackError where neither says."""
+        size = stack.size
+        if size.x_um and size.y_um and abs(size.x_um - size.y_um) > 1e-3 * size.x_um and not self._config.pixel_um:
+            raise StackError(f"pixels are {size.y_um} x {size.x_um} um; expected squares, or set source.pixel_um")
+        known = CHALLENGE_UM if self._is_challenge else (0.0, 0.0)
+        pixel_um = self._config.pixel_um or size.x_um or size.y_um or known[0]
+        plane_um = self._config.plane_um or size.z_um or known[1]
+        for value, key in ((pixel_um, "pixel_um"), (plane_um, "plane_um")):
+            if not value:
+                raise StackError(f"the files do not say their {key}; set source.{key} to it, in um")
+        return pixel_um, plane_um
+
+
+def _is_marker(name: str) -> bool:
+    lower = name.lower()
+    return lower.endswith(".marker") or (lower.endswith(".swc") and "marker" in lower)
+
+
+def _only(found: Sequence[Entry], directory: str, name: str) -> Entry | None:
+    """The one file, or of several the one that is named as the directory."""
+    named = [entry for entry in found if entry.name.rpartition(".")[0] == name]
+    if len(found) > 1 and len(named) != 1:
+        raise SourceError(f"{directory} has {len(found)} files such as {found[0].name} and {found[1].name}; keep one, or name it {name}")
+    return next(iter(named or found), None)
+
+
+def _number(text: str) -> int:
+    """A whole number as it is; of any other text 48 bits of its hash."""
+    return (
+        int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
+    )
+
+
+def _stamp(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:7])

@@ -1,0 +1,1 @@
+"""Stage 3: whether skeletons are on their stain."""

@@ -1,0 +1,56 @@
+"""Stage 3: whether every skeleton is on its stain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from brightfield.built.cells import BuiltCell, built_cells, file_digest, rows_digest
+from brightfield.config.options import Config, section_digest
+from brightfield.core.cell import Cell
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, Grade
+from brightfield.core.tables import frame_of, read_table, write_table
+from brightfield.run.engine import Engine
+from brightfield.run.workcache import CellTask, WorkCache
+from brightfield.stages.align.absorbance import Pixels
+from brightfield.stages.align.cell import align_cell
+from brightfield.stages.align.contrast import Gates
+
+DECIDING = ("align", "labels.r_min_um", "source.swc_origin", "image.level", "image.z_step")
+"""The options that decide a cell's verdicts."""
+
+
+def run(config: Config, root: Path) -> None:
+    """Write the alignment of stretches and cells, and name the cells that are rejected."""
+    cache = WorkCache(root, "align", (ALIGNMENT, ALIGNMENT_CELLS), config.compute.work_dir)
+    tasks = {built.specimen_id: _task(built) for built in built_cells(root.resolve(), config)}
+    print(f"align: {cache.run(tasks, Engine.of(config.compute, 'alignment').map)}")
+    graded = read_table(ALIGNMENT_CELLS, root)
+    for _, row in graded[graded["grade"] == Grade.REJECTED].iterrows():
+        print(f"align: cell {row['specimen_id']} is rejected: {row['reason']}")
+
+
+def _task(built: BuiltCell) -> CellTask:
+    key = {
+        "options": section_digest(built.config, DECIDING),
+        "swc": file_digest(built.skeleton_path),
+        "pixels": rows_digest(built.tiles),  # the ledger holds the hash of every tile's pixels
+        "stack": repr(built.cell.stack),
+    }
+    return CellTask(key, measure_cell, (built.root, built.cell, built.config))
+
+
+def measure_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
+    """The alignment of one cell below `out`."""
+    built = BuiltCell(root, cell, config)
+    fetched = built.tiles[built.tiles["state"] == "ok"][["z", "y0", "y1", "x0", "x1"]].to_numpy(np.int64)
+    pixels = Pixels(built.image.grids[0], built.image.read, fetched)
+    found = align_cell(built.specimen_id, built.skeleton, pixels, _gates(config))
+    write_table(ALIGNMENT, frame_of(ALIGNMENT, found.stretches), out)
+    write_table(ALIGNMENT_CELLS, frame_of(ALIGNMENT_CELLS, [found.cell]), out)
+
+
+def _gates(config: Config) -> Gates:
+    low, high = config.align.ring_um
+    return Gates(**vars(config.align) | {"ring_um": (low, high), "r_min_um": config.labels.r_min_um})

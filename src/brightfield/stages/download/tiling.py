@@ -1,0 +1,147 @@
+"""Which tiles of a grid lie near a skeleton, in a box around it, or make good background. Pure geometry on boolean arrays.
+
+A mask of tiles has shape (planes, tile rows, tile columns). Tile (k, j, i) is plane k from row j * tile and column i * tile on, cut at the
+end of the grid.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brightfield.core.space import Grid, Shape
+
+type Mask = NDArray[np.bool_]
+type Reals = NDArray[np.float64]
+
+SAMPLE_UM = 1.0
+"""Spacing of the samples that stand for an edge; see `near_skeleton` for what that means."""
+
+BACKGROUND_PLANES = 32
+"""Background is taken in blocks of this many planes of one tile column, so that a patch of the default depth fits into one."""
+
+_DARKEST = 10  # the darkest tenth of the columns that no tile of the skeleton touches
+_DARK = (4, 5)  # a pixel is dark below this fraction of the median
+
+
+def tile_counts(grid: Grid, tile: int) -> Shape:
+    """Planes, rows and columns of tiles of `tile` voxels that cover a grid."""
+    z, y, x = grid.shape_zyx
+    return (z, -(-y // tile), -(-x // tile))
+
+
+def near_skeleton(grid: Grid, position_zyx_um: Reals, parent: NDArray[np.int64], tile: int, radius_um: float) -> Mask:
+    """Tiles within `radius_um` of a node or edge, in 3D.
+
+    A tile is the rectangle of its pixels in the centre of its plane. Edges are sampled so that no point of one is farther than
+    h / 2 = SAMPLE_UM / 2 from a sample, and the radius is enlarged to sqrt(R^2 + h^2 / 4): every tile within R is there, and none beyond
+    it by more than that enlargement (0.012 um at R = 10).
+    """
+    samples = grid.to_voxel(_samples(position_zyx_um, parent))
+    reach_um = math.sqrt(radius_um**2 + (SAMPLE_UM / 2) ** 2)
+    n_z, n_y, n_x = tile_counts(grid, tile)
+    size_z, size_y, size_x = grid.voxel_size_zyx_um
+    # The planes of a tile that a sample reaches are one interval: +1 where it begins and -1 behind its end, summed up along z.
+    changes = np.zeros((n_z + 1) * n_y * n_x, np.int32)
+    margins = [int(np.ceil(reach_um / (tile * size))) for size in (size_y, size_x)]
+    nearest = np.floor((samples[:, 1:] + 0.5) / tile).astype(np.int64)
+    for step_y in range(-margins[0], margins[0] + 1):
+        for step_x in range(-margins[1], margins[1] + 1):
+            row, column = nearest[:, 0] + step_y, nearest[:, 1] + step_x
+            away_y = _outside(samples[:, 1], row * tile, grid.shape_zyx[1], tile) * size_y
+            away_x = _outside(samples[:, 2], column * tile, grid.shape_zyx[2], tile) * size_x
+            left = reach_um**2 - away_y**2 - away_x**2
+            hit = (left >= 0) & (row >= 0) & (row < n_y) & (column >= 0) & (column < n_x)
+            half = np.sqrt(left[hit]) / size_z
+            first = np.clip(np.ceil(samples[hit, 0] - half), 0, n_z).astype(np.int64)
+            last = np.clip(np.floor(samples[hit, 0] + half) + 1, first, n_z).astype(np.int64)
+            place = row[hit] * n_x + column[hit]
+            np.add.at(changes, first * (n_y * n_x) + place, 1)
+            np.subtract.at(changes, last * (n_y * n_x) + place, 1)
+    near: Mask = np.cumsum(changes.reshape(n_z + 1, n_y, n_x)[:-1], axis=0) > 0
+    return near
+
+
+def in_box(grid: Grid, position_zyx_um: Reals, tile: int, margin_um: float) -> Mask:
+    """Tiles that touch the bounding box of the positions, enlarged by `margin_um` on all sides."""
+    corners_um = np.stack([position_zyx_um.min(axis=0) - margin_um, position_zyx_um.max(axis=0) + margin_um])
+    low, high = grid.to_index(corners_um)
+    (z0, y0, x0), (z1, y1, x1) = np.clip([low, high + 1], 0, grid.shape_zyx).tolist()
+    box = np.zeros(tile_counts(grid, tile), np.bool_)
+    if y1 > y0 and x1 > x0:
+        box[z0:z1, y0 // tile : -(-y1 // tile), x0 // tile : -(-x1 // tile)] = True
+    return box
+
+
+def background(free: Mask, n_tiles: int, specimen_id: int, *, untraced: Mask, projection: NDArray[np.integer[Any]] | None) -> Mask:
+    """`n_tiles` of the `free` tiles: a third dark but untraced, a third at the edges of the stack, the rest from anywhere.
+
+    untraced: (rows, columns), tile columns that the skeleton does not touch in any plane. projection: minimum along z of the whole
+    stack, in which those of them that hold dark pixels are found; where there is none, or none is dark, the rest takes that third.
+    Chosen by a hash of (cell, block), so that the choice is a matter of this cell alone.
+    """
+    shape = (-(-free.shape[0] // BACKGROUND_PLANES), *free.shape[1:])
+    dark = np.broadcast_to(_dark(untraced, projection), shape)
+    edge = np.zeros(shape, np.bool_)
+    edge[[0, -1]] = edge[:, [0, -1]] = edge[:, :, [0, -1]] = True
+    ordered = np.argsort(_hash(specimen_id, shape).ravel(), kind="stable")
+    chosen = np.zeros(free.shape, np.bool_)
+    for allowed, quota in ((dark, n_tiles // 3), (edge, 2 * (n_tiles // 3)), (np.ones(shape, np.bool_), n_tiles)):
+        _take(chosen, free, ordered[allowed.ravel()[ordered]], quota - int(chosen.sum()))
+    return chosen
+
+
+def _take(chosen: Mask, free: Mask, blocks: NDArray[np.int64], quota: int) -> None:
+    """Mark free tiles of the blocks, one block after the other, until `quota` tiles are marked."""
+    n_blocks = -(-free.shape[0] // BACKGROUND_PLANES)
+    for block, row, column in zip(*np.unravel_index(blocks, (n_blocks, *free.shape[1:])), strict=True):
+        if quota <= 0:
+            return
+        planes = slice(block * BACKGROUND_PLANES, (block + 1) * BACKGROUND_PLANES)
+        fresh = np.flatnonzero(free[planes, row, column] & ~chosen[planes, row, column])[:quota]
+        chosen[planes.start + fresh, row, column] = True
+        quota -= len(fresh)
+
+
+def _dark(untraced: Mask, projection: NDArray[np.integer[Any]] | None) -> Mask:
+    """The tenth of the untraced columns with most dark pixels in the minimum projection; none without dark pixels."""
+    if projection is None or not untraced.any():
+        return np.zeros_like(untraced)
+    above, below = _DARK[1], _DARK[0] * int(np.sort(projection, axis=None)[projection.size // 2])
+    is_dark = (projection.astype(np.int64) * above < below).astype(np.int64)
+    for axis, n in enumerate(untraced.shape):
+        is_dark = np.add.reduceat(is_dark, np.arange(n) * projection.shape[axis] // n, axis=axis)
+    score = np.where(untraced, is_dark, 0)
+    threshold = np.sort(score, axis=None)[-max(1, int(untraced.sum()) // _DARKEST)]
+    darkest: Mask = (score >= threshold) & (score > 0)
+    return darkest
+
+
+def _samples(position_zyx_um: Reals, parent: NDArray[np.int64]) -> Reals:
+    """The nodes, and points along the edges so that neighbours are at most SAMPLE_UM apart."""
+    child = np.flatnonzero(parent >= 0)
+    start, step = position_zyx_um[parent[child]], position_zyx_um[child] - position_zyx_um[parent[child]]
+    n_inner = np.maximum(np.ceil(np.sqrt((step**2).sum(axis=1)) / SAMPLE_UM).astype(np.int64) - 1, 0)
+    edge = np.repeat(np.arange(len(child)), n_inner)
+    number = np.arange(len(edge)) - np.repeat(np.cumsum(n_inner) - n_inner, n_inner)
+    along = (number + 1) / (n_inner[edge] + 1)
+    return np.concatenate([position_zyx_um, start[edge] + along[:, None] * step[edge]])
+
+
+def _outside(position: Reals, first: NDArray[np.int64], n: int, tile: int) -> Reals:
+    """How far positions (voxels) are from the faces of tiles that begin at `first` and are cut at `n`; 0 inside."""
+    return np.maximum(np.maximum(first - 0.5 - position, position - (np.minimum(first + tile, n) - 0.5)), 0.0)
+
+
+def _hash(specimen_id: int, shape: Shape) -> NDArray[np.uint64]:
+    """A number per (cell, block, row, column) by splitmix64 (Steele et al. 2014, doi 10.1145/2660193.2660195), the same everywhere."""
+    mixed = np.full(shape, specimen_id % 2**64, np.uint64)
+    for index in np.indices(shape, np.uint64, sparse=True):
+        mixed = (mixed + index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed

@@ -1,0 +1,1 @@
+"""Stage 6: nodes, patches, manifest, card, checks."""

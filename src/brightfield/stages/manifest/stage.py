@@ -1,0 +1,63 @@
+"""Stage 6: the dataset's own account of itself: nodes, patches, manifest, card, Croissant; refused where a check finds an error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from brightfield.built.cells import BuiltCell, built_cells
+from brightfield.config.options import Config, section_digest, source_name
+from brightfield.core.cell import Cell
+from brightfield.core.files import write_json
+from brightfield.core.schema import CHECKS_FILE, EXPORTS_DIR, MANIFEST, NODES, PATCHES, SPLITS, Split, keys_file
+from brightfield.core.tables import read_table, write_table
+from brightfield.run.engine import Engine
+from brightfield.run.workcache import CellTask, WorkCache
+from brightfield.stages.manifest import checks
+from brightfield.stages.manifest.card import write_card, write_croissant
+from brightfield.stages.manifest.nodes import export_swc, nodes_of
+from brightfield.stages.manifest.patches import sample, voxels_of
+from brightfield.stages.manifest.table import build_manifest
+
+DECIDING = ("patches", "labels.r_min_um", "labels.face_planes", "align.stretch_um", "source.swc_origin", "image.level", "image.z_step")
+EARLIER = ("skeletons", "download", "rasterize", "align")
+
+
+def run(config: Config, root: Path) -> None:
+    """Write nodes, patches, manifest, card and Croissant; raises CheckError naming every ERROR that the checks find."""
+    cache = WorkCache(root, "manifest", (NODES, PATCHES, EXPORTS_DIR), config.compute.work_dir)
+    print(f"manifest: {cache.run(_tasks(config, root), Engine.of(config.compute, 'patches').map)}")
+    write_table(MANIFEST, build_manifest(root, config, source_url=source_name(config.source)), root)
+    write_card(root, config)
+    write_croissant(root, config)
+    findings = checks.run_checks(root)
+    print(checks.as_text(findings))
+    checks.refuse_errors(findings)
+    write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])
+
+
+def _tasks(config: Config, root: Path) -> dict[int, CellTask]:
+    splits = {row["specimen_id"]: row for row in read_table(SPLITS, root).to_dict("records")}
+    keys = {stage: json.loads((root / keys_file(stage)).read_text()) for stage in EARLIER}
+    options = section_digest(config, DECIDING)
+    tasks = {}
+    for built in built_cells(root.resolve(), config):
+        specimen_id = built.specimen_id
+        split, fold = splits[specimen_id]["split"], splits[specimen_id]["fold"]
+        fold = None if pd.isna(fold) else int(fold)
+        inputs = [keys[stage].get(str(specimen_id)) for stage in EARLIER]
+        key = {"options": options, "inputs": inputs, "split": split, "fold": fold}
+        tasks[specimen_id] = CellTask(key, describe_cell, (built.root, built.cell, config, split, fold))
+    return tasks
+
+
+def describe_cell(out: Path, root: Path, cell: Cell, config: Config, split: str, fold: int | None) -> None:
+    """Nodes, SWC exports and, unless it is excluded, patches of one cell below `out`."""
+    built = BuiltCell(root, cell, config)
+    write_table(NODES, nodes_of(built), out)
+    export_swc(built.specimen_id, built.skeleton, built.grid, out)
+    if split != Split.EXCLUDED:
+        write_table(PATCHES, sample(voxels_of(built), config.patches, split=split, fold=fold), out)

@@ -1,0 +1,1 @@
+"""Stage 1: which cells there are, and which are taken."""

@@ -1,0 +1,60 @@
+"""Stage 1: which cells there are, which the dataset takes, and why it does not take the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brightfield.config.options import Config
+from brightfield.core.errors import SourceError
+from brightfield.core.schema import CELLS, PLANES, SNAPSHOT_DIR
+from brightfield.core.tables import read_table, write_table
+from brightfield.sources.connect import reachable
+from brightfield.stages.query.selection import drift, reselect, survey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(config: Config, root: Path) -> None:
+    """Write the cells and planes tables, from the committed snapshot where there is one, else from the source."""
+    cells, planes = _from_snapshot(config, root) if _has_snapshot(root) else ask(config)
+    refuse_nothing(cells)
+    write_table(CELLS, cells, root)
+    write_table(PLANES, planes, root)
+    print(f"query: {int(cells['selected'].sum())} of {len(cells)} cells selected")
+
+
+def refuse_nothing(cells: pd.DataFrame) -> None:
+    """Raise SourceError, with the reasons, when no cell is selected."""
+    if not cells["selected"].any():
+        reasons = "; ".join(f"{n} x {reason}" for reason, n in cells["reason"].value_counts().items())
+        raise SourceError(f"no cell of {len(cells)} is selected: {reasons or 'the source has none'}. See `source` in the configuration")
+
+
+def refresh(config: Config, root: Path, *, write: bool) -> str:
+    """Ask the source again and tell what changed since the snapshot (or, without one, since the last build); `write` takes the answer."""
+    cells, planes = ask(config)
+    known = root / SNAPSHOT_DIR if _has_snapshot(root) else root
+    told = str(drift(read_table(CELLS, known), cells)) if (known / CELLS.path).is_file() else f"{len(cells)} cells, nothing to compare with"
+    if write:
+        write_table(CELLS, cells, root / SNAPSHOT_DIR)
+        write_table(PLANES, planes, root / SNAPSHOT_DIR)
+        return f"{told}\nwrote {SNAPSHOT_DIR}/; commit it, then run `dvc repro`"
+    return told
+
+
+def ask(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cells and planes tables as the source answers now."""
+    with reachable(config) as address, address.connect() as source:
+        return survey(source, config.source, config.image)
+
+
+def _has_snapshot(root: Path) -> bool:
+    return (root / SNAPSHOT_DIR / CELLS.path).is_file()
+
+
+def _from_snapshot(config: Config, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The snapshot under the present selection."""
+    cells, planes = read_table(CELLS, root / SNAPSHOT_DIR), read_table(PLANES, root / SNAPSHOT_DIR)
+    return reselect(cells, planes, config.source, config.image)

@@ -1,0 +1,1 @@
+"""The only Zarr code: volumes, shards, pyramids, byte ranges, the team remote."""

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brightfield.core.errors import TableError
+from brightfield.core.schema import PLANES, TABLES, Column, Table
+from brightfield.core.tables import frame_of, parse_table, read_table, write_table
+from brightfield.testing import table_row
+
+SMALL = Table(
+    "small",
+    Path("data/small.parquet"),
+    "A table of all types.",
+    ("specimen_id", "z"),
+    (
+        Column("specimen_id", pa.int64(), "", "Key"),
+        Column("z", pa.int32(), "planes", "Key too"),
+        Column("length_um", pa.float64(), "um", "A length", nullable=True),
+        Column("layer", pa.string(), "", "A text", nullable=True),
+        Column("usable", pa.bool_(), "", "A flag", nullable=True),
+        Column("n", pa.int64(), "", "A count", nullable=True),
+    ),
+)
+ROWS = [
+    {"specimen_id": 2**53 + 1, "z": 0, "length_um": 1.5, "layer": "2/3", "usable": True, "n": 2**53 + 1},
+    {"specimen_id": 7, "z": 3},
+    {"specimen_id": 7, "z": 1, "length_um": 0.1, "layer": "6a", "usable": False, "n": 0},
+]
+
+
+def frame(rows: list[dict[str, object]] | None = None) -> pd.DataFrame:
+    return frame_of(SMALL, ROWS if rows is None else rows)
+
+
+def test_rows_come_back_ordered_by_key_with_nulls_as_nulls(tmp_path: Path) -> None:
+    write_table(SMALL, frame(), tmp_path)
+    found = read_table(SMALL, tmp_path)
+    assert found[["specimen_id", "z"]].to_numpy().tolist() == [[7, 1], [7, 3], [2**53 + 1, 0]]
+    assert found.n.tolist() == [0, pd.NA, 2**53 + 1]
+    assert found.usable.tolist() == [False, pd.NA, True]
+    assert found.layer.isna().tolist() == [False, True, False]
+    assert [str(found[name].dtype) for name in ("specimen_id", "z", "n", "usable")] == ["Int64", "Int32", "Int64", "boolean"]
+
+
+def test_a_frame_that_was_read_writes_the_same_bytes(tmp_path: Path) -> None:
+    first = write_table(SMALL, frame(), tmp_path / "a").read_bytes()
+    assert write_table(SMALL, read_table(SMALL, tmp_path / "a"), tmp_path / "b").read_bytes() == first
+
+
+@given(order=st.permutations(range(3)), columns=st.permutations(SMALL.column_names), index=st.booleans())
+def test_the_bytes_know_neither_the_order_of_rows_and_columns_nor_the_index(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], columns: list[str], index: bool
+) -> None:
+    shuffled = frame().iloc[order][columns]
+    shuffled = shuffled if index else shuffled.reset_index(drop=True)
+    root = tmp_path_factory.mktemp("tables")
+    assert write_table(SMALL, shuffled, root / "b").read_bytes() == write_table(SMALL, frame(), root / "a").read_bytes()
+
+
+def test_the_bytes_are_the_same_in_another_process_time_zone_and_locale(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom brightfield.core.schema import PLANES\nfrom brightfield.core.tables import frame_of, write_table\n"
+        "from brightfield.testing import table_row\n"
+        f"write_table(PLANES, frame_of(PLANES, [table_row(PLANES, plane=i) for i in range(9)]), Path({str(tmp_path)!r}))"
+    )
+    hashes = set()
+    for zone, threads in (("UTC", "1"), ("Asia/Kolkata", "2")):
+        environment = os.environ | {"TZ": zone, "LC_ALL": "C", "OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+        hashes.add(hashlib.sha256((tmp_path / PLANES.path).read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+def test_units_and_descriptions_travel_with_the_file(tmp_path: Path) -> None:
+    stored = pq.read_schema(write_table(SMALL, frame(), tmp_path))
+    assert stored.field("length_um").metadata == {b"unit": b"um", b"description": b"A length"}
+    assert stored.metadata[b"description"] == b"A table of all types."
+    assert not stored.field("z").nullable
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"z": None}, "column z of small may not be empty"),
+        ({"z": 2**40}, "does not fit the small table"),
+        ({"length_um": "long"}, "does not fit the small table"),
+        ({"layer": 4}, "does not fit the small table"),
+    ],
+)
+def test_a_value_that_breaks_the_contract_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    broken = frame().astype(object)
+    for name, value in change.items():
+        broken[name] = pd.Series([value] * len(broken), dtype=object)
+    with pytest.raises(TableError, match=said):
+        write_table(SMALL, broken, tmp_path)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_key_that_repeats_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"repeat a key \('specimen_id', 'z'\)"):
+        write_table(SMALL, frame([ROWS[1], ROWS[1]]), tmp_path)
+
+
+@pytest.mark.parametrize("names", [["specimen_id"], [*SMALL.column_names, "more"]])
+def test_other_columns_are_refused(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(TableError, match="needs other columns"):
+        write_table(SMALL, frame().reindex(columns=names), tmp_path)
+
+
+def test_a_refused_frame_leaves_the_old_table(tmp_path: Path) -> None:
+    before = write_table(SMALL, frame(), tmp_path).read_bytes()
+    with pytest.raises(TableError):
+        write_table(SMALL, frame([ROWS[1], ROWS[1]]), tmp_path)
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "data").iterdir()] == [("small.parquet", before)]
+
+
+def test_an_absent_table_and_one_of_another_version_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"small\.parquet: the small table is not there; build it with `dvc repro`"):
+        read_table(SMALL, tmp_path)
+    older = Table(SMALL.name, SMALL.path, SMALL.description, ("specimen_id",), SMALL.columns[:1])
+    write_table(older, frame_of(older, [{"specimen_id": 7}]), tmp_path)
+    with pytest.raises(TableError, match=r"differing: .*'layer'"):
+        read_table(SMALL, tmp_path)
+    assert parse_table((tmp_path / SMALL.path).read_bytes()).specimen_id.tolist() == [7]
+
+
+def test_one_cell_and_some_columns_can_be_read(tmp_path: Path) -> None:
+    write_table(SMALL, frame(), tmp_path)
+    found = read_table(SMALL, tmp_path, columns=["z", "n"], specimen_id=7)
+    assert found.columns.tolist() == ["z", "n"]
+    assert found.z.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("row", [{"specimen_id": 7, "z": 0, "depth": 1}, {"specimen_id": "seven", "z": 0}])
+def test_a_row_that_does_not_fit_makes_no_frame(row: dict[str, object]) -> None:
+    with pytest.raises(TableError, match="small"):
+        frame_of(SMALL, [row])
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_table_of_the_contract_writes_and_reads(tmp_path: Path, table: Table) -> None:
+    rows = [table_row(table), table_row(table, **{table.key[0]: "y" if table_row(table)[table.key[0]] == "x" else 2})]
+    write_table(table, frame_of(table, rows), tmp_path)
+    assert len(read_table(table, tmp_path)) == 2
+    write_table(table, frame_of(table, []), tmp_path)
+    assert len(read_table(table, tmp_path)) == 0

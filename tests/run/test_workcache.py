@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from brightfield.core.errors import CellFailures, StackError
+from brightfield.core.schema import IMAGES_DIR, SPLITS, image_store, keys_file
+from brightfield.core.tables import read_table, write_table
+from brightfield.run import workcache
+from brightfield.run.engine import Engine
+from brightfield.run.workcache import CellTask, Done, WorkCache, cache_root, gc, work_root
+
+
+def paint(root: Path, specimen_id: int, text: str) -> None:
+    """A cell's share of the outputs: a store of two files and one row of a table."""
+    if text == "broken":
+        raise StackError("broken", path="x")
+    store = root / image_store(specimen_id)
+    (store / "0").mkdir(parents=True)
+    (store / "zarr.json").write_text("{}")
+    (store / "0" / "c").write_text(f"{specimen_id} {text}")
+    rows = {"specimen_id": [specimen_id], "group_id": [text], "split": ["train"], "fold": [None], "reason": [None]}
+    write_table(SPLITS, pd.DataFrame(rows), root)
+
+
+def stray(root: Path) -> None:
+    (root / "elsewhere").write_text("")
+
+
+def slow_paint(root: Path, specimen_id: int, text: str) -> None:
+    paint(root, specimen_id, text)
+    if text == "slow":
+        (root / IMAGES_DIR / f"{specimen_id}.started").touch()
+        time.sleep(60)
+
+
+def task(specimen_id: int, text: str = "a", function: Any = paint) -> CellTask:
+    return CellTask({"text": text}, function, (specimen_id, text))
+
+
+def run(root: Path, texts: dict[int, str], workers: int = 1) -> Done:
+    cache = WorkCache(root, "download", [IMAGES_DIR, SPLITS])
+    return cache.run({i: task(i, text) for i, text in texts.items()}, Engine(workers=workers).map)
+
+
+def twenty(text: str = "a") -> dict[int, str]:
+    return dict.fromkeys(range(1, 21), text)
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted((root / "data").rglob("*")) if path.is_file()}
+
+
+def test_adding_one_cell_to_twenty_computes_one(tmp_path: Path) -> None:
+    assert run(tmp_path, twenty()).computed == tuple(range(1, 21))
+    done = run(tmp_path, {**twenty(), 21: "a"})
+    assert done.computed == (21,)
+    assert len(done.found) == 20
+    assert str(done) == "1 computed, 20 found, 0 adopted"
+
+
+def test_going_back_computes_nothing_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    run(tmp_path, twenty("a"))
+    first = snapshot(tmp_path)
+    assert len(run(tmp_path, twenty("b")).computed) == 20
+    assert snapshot(tmp_path) != first
+    assert run(tmp_path, twenty("a")).computed == ()
+    assert snapshot(tmp_path) == first
+
+
+def test_outputs_do_not_depend_on_workers_history_or_deleted_outputs(tmp_path: Path) -> None:
+    texts = {3: "c", 1: "a", 2: "b"}
+    run(tmp_path / "one", texts)
+    run(tmp_path / "two" / "deeper", {9: "x", 2: "b"})
+    shutil.rmtree(tmp_path / "two" / "deeper" / "data")  # as DVC does before a stage
+    run(tmp_path / "two" / "deeper", dict(sorted(texts.items())), workers=2)
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two" / "deeper")
+
+
+def test_a_removed_cell_leaves_all_outputs(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a", 2: "a"})
+    run(tmp_path, {2: "a"})
+    assert [path.name for path in (tmp_path / IMAGES_DIR).iterdir()] == ["2.zarr"]
+    assert read_table(SPLITS, tmp_path)["specimen_id"].tolist() == [2]
+    assert list(json.loads((tmp_path / keys_file("download")).read_text())) == ["2"]
+
+
+def test_no_cells_give_empty_outputs(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a"})
+    run(tmp_path, {})
+    assert list((tmp_path / IMAGES_DIR).iterdir()) == []
+    assert len(read_table(SPLITS, tmp_path)) == 0
+
+
+def test_outputs_are_hard_links_and_read_only(tmp_path: Path) -> None:
+    done = run(tmp_path, {1: "a"})
+    inner = image_store(1) / "0" / "c"
+    assert os.path.samefile(tmp_path / inner, done.directories[1] / inner)
+    assert (tmp_path / inner).stat().st_mode & 0o222 == 0
+
+
+def test_another_file_system_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    done = run(tmp_path, {1: "a"})
+    inner = image_store(1) / "0" / "c"
+    assert (tmp_path / inner).read_text() == "1 a"
+    assert not os.path.samefile(tmp_path / inner, done.directories[1] / inner)
+    assert run(tmp_path, {1: "a"}).computed == ()
+
+
+def test_a_cell_edited_through_a_link_is_computed_again(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a", 2: "a"})
+    path = tmp_path / image_store(1) / "0" / "c"
+    path.chmod(0o644)
+    path.write_text("1 b")
+    assert run(tmp_path, {1: "a", 2: "a"}).computed == (1,)
+    assert path.read_text() == "1 a"
+
+
+def test_a_failed_cell_leaves_the_others_finished(tmp_path: Path) -> None:
+    with pytest.raises(CellFailures, match=r"download: 1 cell\(s\) failed") as failure:
+        run(tmp_path, {1: "a", 2: "broken", 3: "a"})
+    assert failure.value.reasons == {2: "x: broken"}
+    assert not (tmp_path / keys_file("download")).exists()
+    done = run(tmp_path, {1: "a", 2: "mended", 3: "a"})
+    assert done.computed == (2,)
+
+
+def test_the_key_holds_cell_code_and_parameters(tmp_path: Path) -> None:
+    cache = WorkCache(tmp_path, "download", [IMAGES_DIR])
+    keys = {
+        cache.key(1, task(1)),
+        cache.key(2, task(1)),
+        cache.key(1, task(1, "b")),
+        cache.key(1, task(1, function=slow_paint)),
+        WorkCache(tmp_path, "rasterize", [IMAGES_DIR]).key(1, task(1)),
+        WorkCache(tmp_path, "download", [IMAGES_DIR], algorithm="2").key(1, task(1)),
+    }
+    assert len(keys) == 6
+    assert cache.key(1, CellTask({"text": "a"}, paint, ("another", "machine"))) == cache.key(1, task(1))
+
+
+def test_writing_beside_the_outputs_is_refused(tmp_path: Path) -> None:
+    cache = WorkCache(tmp_path, "download", [IMAGES_DIR])
+    with pytest.raises(CellFailures, match="writes elsewhere, which is no output"):
+        cache.run({1: CellTask({}, stray)}, Engine(workers=1).map)
+
+
+def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_workcache import *\n"
+        f"cache = WorkCache(Path({str(tmp_path)!r}), 'download', [IMAGES_DIR, SPLITS])\n"
+        "tasks = {i: task(i, 'slow' if i == 3 else 'a', slow_paint) for i in (1, 2, 3)}\n"
+        "cache.run(tasks, Engine(workers=1).map)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)])
+    home = work_root(tmp_path) / "download"
+    while not list(home.glob(".unfinished-*/data/images/3.started")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cache = WorkCache(tmp_path, "download", [IMAGES_DIR, SPLITS])
+    assert not list(home.glob(".unfinished-*"))
+    done = cache.run({i: task(i, "a", slow_paint) for i in (1, 2, 3)}, Engine(workers=1).map)
+    assert (done.found, done.computed) == ((1, 2), (3,))
+
+
+def test_two_runs_may_finish_the_same_cell_at_once(tmp_path: Path) -> None:
+    with workcache._unfinished(tmp_path, "k") as first, workcache._unfinished(tmp_path, "k") as second:
+        for directory in (first, second):
+            paint(directory, 1, "a")
+            workcache._finish(directory, tmp_path / "k")
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+    assert (tmp_path / "k" / image_store(1) / "0" / "c").read_text() == "1 a"
+
+
+def test_a_finished_cell_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
+    with workcache._unfinished(tmp_path, "k") as directory, pytest.raises(FileNotFoundError):
+        workcache._finish(directory, tmp_path / "absent" / "k")
+
+
+def test_directories_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+    with workcache._unfinished(tmp_path, "abc") as directory:
+        workcache._remove_unfinished(tmp_path)
+        assert directory.is_dir()
+
+
+def test_gc_keeps_what_outputs_use_and_what_was_used_last(tmp_path: Path) -> None:
+    oldest, older, present = (run(tmp_path, {1: text}).directories[1] for text in "abc")
+    os.utime(oldest, (1, 1))
+    os.utime(older, (2, 2))
+    size = sum(path.stat().st_size for path in older.rglob("*") if path.is_file())
+    assert gc(tmp_path, keep_bytes=size) == size
+    assert [path.exists() for path in (oldest, older, present)] == [False, True, True]
+    gc(tmp_path)
+    assert [path.exists() for path in (older, present)] == [False, True]
+    assert run(tmp_path, {1: "c"}).computed == ()
+
+
+def test_gc_removes_what_dead_runs_left(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a"})
+    left = work_root(tmp_path) / "download" / f".unfinished-{socket.gethostname()}-{2**22 + 1}-abc-0"
+    left.mkdir()
+    gc(tmp_path)
+    assert not left.exists()
+
+
+def test_the_work_cache_lies_beside_the_dvc_cache(tmp_path: Path) -> None:
+    assert work_root(tmp_path) == tmp_path / ".work"
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text(
+        "[core]\n    remote = x\n['remote \"x\"']\n    url = /r\n[cache]\n    dir = /shared/dvc-cache\n"
+    )
+    assert cache_root(tmp_path) == Path("/shared/dvc-cache")
+    assert work_root(tmp_path) == Path("/shared/.work")
+    (tmp_path / ".dvc" / "config.local").write_text("[cache]\n    dir = /elsewhere/main/.dvc/cache\n")  # as `dvc exp run --temp` does
+    assert work_root(tmp_path) == Path("/elsewhere/main/.work")
+
+
+# ------------------------------------------------------------------------------------------------------------- adoption
+
+
+def put_object(root: Path, content: bytes, suffix: str = "") -> str:
+    md5 = hashlib.md5(content).hexdigest()
+    path = root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / f"{md5[2:]}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return md5 + suffix
+
+
+def pulled_clone(origin: Path, clone: Path) -> Path:
+    """What a teammate has after `git clone` and `dvc pull`: dvc.lock and the DVC cache."""
+    files = sorted(path for path in (origin / IMAGES_DIR).rglob("*") if path.is_file())
+    listing = [{"md5": put_object(clone, path.read_bytes()), "relpath": path.relative_to(origin / IMAGES_DIR).as_posix()} for path in files]
+    outs = [{"path": str(IMAGES_DIR), "hash": "md5", "md5": put_object(clone, json.dumps(listing).encode(), ".dir")}]
+    outs += [
+        {"path": str(path), "hash": "md5", "md5": put_object(clone, (origin / path).read_bytes())}
+        for path in (SPLITS.path, keys_file("download"))
+    ]
+    (clone / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"download": {"cmd": "x", "outs": outs}}}))
+    return clone
+
+
+def test_a_clone_that_only_pulled_computes_only_the_new_cell(tmp_path: Path) -> None:
+    run(tmp_path / "origin", twenty())
+    run(tmp_path / "reference", {**twenty(), 21: "new"})
+    clone = pulled_clone(tmp_path / "origin", tmp_path / "clone")
+    done = run(clone, {**twenty(), 21: "new"})
+    assert (done.computed, len(done.adopted)) == ((21,), 20)
+    assert snapshot(clone) == snapshot(tmp_path / "reference")
+    assert run(clone, twenty()).computed == ()
+
+
+def test_a_cell_whose_parameters_changed_is_not_adopted(tmp_path: Path) -> None:
+    run(tmp_path / "origin", {1: "a", 2: "a"})
+    clone = pulled_clone(tmp_path / "origin", tmp_path / "clone")
+    done = run(clone, {1: "b", 2: "a"})
+    assert (done.computed, done.adopted) == ((1,), (2,))
+
+
+@pytest.mark.parametrize("damage", ["absent", "corrupt"])
+def test_a_cell_whose_objects_are_not_all_sound_is_not_adopted(tmp_path: Path, damage: str) -> None:
+    run(tmp_path / "origin", {1: "a", 2: "a"})
+    clone = pulled_clone(tmp_path / "origin", tmp_path / "clone")
+    md5 = hashlib.md5(b"1 a").hexdigest()
+    path = clone / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    path.unlink() if damage == "absent" else path.write_text("1 x")
+    done = run(clone, {1: "a", 2: "a"})
+    assert (done.computed, done.adopted) == ((1,), (2,))
+    assert (clone / image_store(1) / "0" / "c").read_text() == "1 a"

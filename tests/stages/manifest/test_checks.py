@@ -1,0 +1,358 @@
+"""Every check is silent on a sound dataset, and says exactly what is wrong with one that has a fault planted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from brightfield.config.options import Config, SplitConfig
+from brightfield.core.errors import CheckError
+from brightfield.core.schema import (
+    CARD_FILE,
+    CELLS,
+    CROISSANT_FILE,
+    FINDINGS,
+    LABEL_STATS,
+    MANIFEST,
+    NODES,
+    PARAMS_FILE,
+    PATCHES,
+    REASON_GROUP,
+    SPLITS,
+    Finding,
+    Severity,
+    Table,
+    image_store,
+    label_store,
+    skeleton_file,
+)
+from brightfield.core.tables import frame_of, read_table, write_table
+from brightfield.stages.manifest.checks import CHECKS, as_text, refuse_errors, run_checks
+from brightfield.testing import dataset_config, make_dataset, publish, table_row
+from brightfield.volumes.volume import open_volume
+
+type Fault = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sound")
+    make_dataset(root)
+    return root
+
+
+@pytest.fixture
+def dataset(sound: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(sound, tmp_path / "dataset")
+
+
+def _edit(root: Path, table: Table, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
+    frame = read_table(table, root)
+    changed = change(frame)
+    write_table(table, frame if changed is None else changed, root)
+
+
+def _set(table: Table, specimen_id: int, column: str, value: Any) -> Fault:
+    def change(frame: pd.DataFrame) -> None:
+        frame.loc[frame["specimen_id"] == specimen_id, column] = value
+
+    return lambda root: _edit(root, table, change)
+
+
+def _redescribe(root: Path) -> None:
+    """Card and Croissant of the tables as they are now, so that only the planted fault is seen."""
+    from brightfield.stages.manifest.card import write_card, write_croissant
+
+    write_card(root, dataset_config())
+    write_croissant(root, dataset_config())
+
+
+def _rehash(root: Path) -> None:
+    """The manifest's hashes of the volumes as they are now."""
+    from brightfield.stages.manifest.table import build_manifest
+
+    write_table(MANIFEST, build_manifest(root, dataset_config(), source_url="test"), root)
+    _redescribe(root)
+
+
+def _paint(root: Path, store: Path, value: int, level: int = 0) -> None:
+    """Fill the first chunk of a level of a volume."""
+    volume = open_volume(root / store)
+    volume.write_dense_shard(level, (0, 0, 0), np.full(_shard_shape(volume, level), value, np.uint8))
+    _rehash(root)
+
+
+def _shard_shape(volume: Any, level: int) -> list[int]:
+    return [hi - lo for lo, hi in volume.spec(level).shard_window((0, 0, 0))]
+
+
+def _errors(findings: list[Finding]) -> list[tuple[str, int | None]]:
+    return [(f.check, f.specimen_id) for f in findings]
+
+
+# ------------------------------------------------------------------------------------------------------------------- sound
+
+
+def test_a_sound_dataset_has_no_findings(sound: Path) -> None:
+    findings = run_checks(sound)
+    assert findings == []
+    assert as_text(findings) == "0 error, 0 warning, 0 info"
+    refuse_errors(findings)
+
+
+def test_the_same_trouble_in_many_cells_is_told_once() -> None:
+    many = [Finding(Severity.WARNING, "terms", "no licence", cell, "set source.license") for cell in range(500)]
+    text = as_text([Finding(Severity.ERROR, "hashes", "another content", 3, "build again"), *many])
+    assert len(text.splitlines()) == 2 + 5 + 1
+    assert "and 497 more such, 500 cells in all" in text
+    assert text.count("set source.license") == 1
+    assert text.endswith("1 error, 500 warning, 0 info")
+
+
+def test_every_check_is_in_the_list_once() -> None:
+    names = [check.__name__ for check in CHECKS]
+    assert len(set(names)) == len(names)
+
+
+# ------------------------------------------------------------------------------------------------------------------ planted
+
+
+def _flip_byte(path: Path, at: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_one_mutated_byte_in_any_published_volume_or_skeleton_is_found(sound: Path, dataset: Path) -> None:
+    files = [p for p in sorted((sound / "data").rglob("*")) if p.is_file() and p.parent != sound / "data"]
+    assert len(files) > 50
+    for kind in ("skeletons", "images", "labels"):
+        path = next(p for p in files if p.relative_to(sound).parts[1] == kind)
+        target = dataset / path.relative_to(sound)
+        before = target.read_bytes()
+        _flip_byte(target, len(before) // 2)
+        found = [f for f in run_checks(dataset) if f.check == "hashes"]
+        assert [(f.severity, f.specimen_id) for f in found] == [(Severity.ERROR, 101)]
+        target.write_bytes(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "at"), [(CELLS, 8), (SPLITS, 0.5), (LABEL_STATS, -20), (MANIFEST, 0.5), (PATCHES, 0.3), (NODES, -300)])
+def test_one_mutated_byte_in_any_table_is_found(dataset: Path, table: Table, at: float) -> None:
+    path = dataset / table.path
+    _flip_byte(path, int(at * path.stat().st_size) if 0 < at < 1 else int(at))
+    assert any(f.severity is Severity.ERROR for f in run_checks(dataset))
+
+
+def _two_rows(root: Path) -> None:
+    arrow = pq.read_table(root / PATCHES.path)
+    pq.write_table(arrow.take([1, 0, *range(2, len(arrow))]), root / PATCHES.path)
+    _redescribe(root)
+
+
+def _drop_units(root: Path) -> None:
+    arrow = pq.read_table(root / NODES.path)
+    schema = arrow.schema
+    for k, field in enumerate(schema):
+        schema = schema.set(k, field.with_metadata({"unit": "furlong"}))
+    pq.write_table(arrow.cast(schema), root / NODES.path)
+    _redescribe(root)
+
+
+def _other_grid(root: Path) -> None:
+    """Labels half a voxel beside their image."""
+    file = root / label_store(102) / "zarr.json"
+    document = json.loads(file.read_text())
+    document["attributes"]["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][1]["translation"][2] += 0.25
+    file.write_text(json.dumps(document))
+    _rehash(root)
+
+
+def _unreasoned(root: Path) -> None:
+    reasons = open_volume(root / label_store(101) / REASON_GROUP)
+    reasons.write_shard(0, (0, 0, 0), dict.fromkeys(reasons.spec(0).inner_indices((0, 0, 0)), 0))
+    _rehash(root)
+
+
+def _patch_row(column: str, value: Any) -> Fault:
+    def change(root: Path) -> None:
+        def edit(frame: pd.DataFrame) -> None:
+            frame.loc[frame.index[frame["specimen_id"] == 101][0], column] = value
+
+        _edit(root, PATCHES, edit)
+        _redescribe(root)
+
+    return change
+
+
+def _shift_patch(root: Path) -> None:
+    """A patch where nothing was downloaded."""
+
+    def edit(frame: pd.DataFrame) -> None:
+        row = frame.index[frame["specimen_id"] == 101][0]
+        frame.loc[row, ["x0", "x1"]] = [300, 316]
+
+    _edit(root, PATCHES, edit)
+    _redescribe(root)
+
+
+def _excluded_patch(root: Path) -> None:
+    def edit(frame: pd.DataFrame) -> None:
+        frame.loc[frame["specimen_id"] == 103, "specimen_id"] = 104
+
+    _edit(root, PATCHES, edit)
+    _redescribe(root)
+
+
+def _move(root: Path) -> None:
+    """One cell moved from train to test, in both tables."""
+    for table in (SPLITS, MANIFEST):
+        _set(table, 101, "split", "test")(root)
+        _set(table, 101, "fold", pd.NA)(root)
+    _set(PATCHES, 101, "split", "test")(root)
+    _redescribe(root)
+
+
+def _shared_donor(root: Path) -> None:
+    donor = int(read_table(CELLS, root).set_index("specimen_id").loc[103, "donor_id"])
+    for table in (CELLS, MANIFEST):
+        _set(table, 101, "donor_id", donor)(root)
+    digest = hashlib.sha256((root / CELLS.path).read_bytes()).hexdigest()
+    _edit(root, MANIFEST, lambda frame: frame.assign(snapshot_sha256=digest))
+    _redescribe(root)
+
+
+def _other_config(root: Path) -> None:
+    values = yaml.safe_load((root / PARAMS_FILE).read_text())
+    values["labels"]["r_min_um"] = 0.3
+    (root / PARAMS_FILE).write_text(yaml.safe_dump(values))
+
+
+def _note(root: Path) -> None:
+    row = table_row(FINDINGS, specimen_id=101, number=0, severity="warning", check="z-scale", message="steep", remedy="look")
+    write_table(FINDINGS, frame_of(FINDINGS, [row]), root)
+    _redescribe(root)
+
+
+def _pieces(root: Path) -> None:
+    _set(LABEL_STATS, 102, "n_components", 3)(root)
+    _rehash(root)
+
+
+def _fewer_nodes(root: Path) -> None:
+    _edit(root, NODES, lambda frame: frame.drop(index=frame.index[frame["specimen_id"] == 101][5]))
+    _redescribe(root)
+
+
+def _no_license(root: Path) -> None:
+    _set(MANIFEST, 102, "license", " ")(root)
+    _redescribe(root)
+
+
+def _stray(root: Path) -> None:
+    (root / "data" / "images" / "999.zarr").mkdir()
+
+
+def _lost(root: Path) -> None:
+    (root / skeleton_file(103)).unlink()
+
+
+def _disagree(root: Path) -> None:
+    _set(MANIFEST, 102, "layer", "4")(root)
+    _redescribe(root)
+
+
+def _broken_card(root: Path) -> None:
+    (root / CARD_FILE).write_text((root / CARD_FILE).read_text().replace("non-commercial", "commercial"))
+
+
+def _broken_croissant(root: Path) -> None:
+    croissant = json.loads((root / CROISSANT_FILE).read_text())
+    croissant["distribution"][0]["sha256"] = "0" * 64
+    (root / CROISSANT_FILE).write_text(json.dumps(croissant))
+
+
+FAULTS: dict[str, tuple[Fault, str, int | None, str]] = {
+    "a table is gone": (lambda root: (root / NODES.path).unlink(), "schema", None, "nodes.parquet is not there"),
+    "units are wrong": (_drop_units, "schema", None, "units and descriptions"),
+    "rows are out of order": (_two_rows, "schema", None, "not ordered"),
+    "manifest disagrees": (_disagree, "join", 102, "disagree about layer"),
+    "another configuration": (_other_config, "configuration", None, "another configuration"),
+    "no licence": (_no_license, "terms", 102, "no license"),
+    "a note of an earlier stage": (_note, "z-scale", 101, "steep"),
+    "a skeleton is gone": (_lost, "hashes", 103, "is not there"),
+    "a stray store": (_stray, "orphans", None, "999.zarr is named by no table"),
+    "labels on another grid": (_other_grid, "grids", 102, "the label is on"),
+    "a code that does not exist": (lambda root: _paint(root, label_store(104), 77), "codes", 104, r"codes \[77\]"),
+    "unknown without reason": (_unreasoned, "codes", 101, "no reason"),
+    "a coarse level of other pixels": (lambda root: _paint(root, image_store(102), 7, 1), "pyramids", 102, "not the mean"),
+    "labels in pieces": (_pieces, "components", 102, "3 pieces"),
+    "a node is gone": (_fewer_nodes, "nodes", 101, "90 rows"),
+    "a cell moved to test": (_move, "splits", 101, "the cell is on test"),
+    "a donor on two sides": (_shared_donor, "splits", None, "is in several splits"),
+    "a patch out of the volume": (_patch_row("z1", 99), "patches", 101, "not within the volume"),
+    "a patch where nothing was downloaded": (_shift_patch, "patches", 101, "outside of what was downloaded"),
+    "a patch that counts wrong": (_patch_row("voxels_basal", 99999), "patches", 101, "row counts"),
+    "a patch on another side": (_patch_row("split", "test"), "patches", 101, "on side"),
+    "a weight": (_patch_row("weight", 0.9), "patches", 101, "weights add up"),
+    "patches of an excluded cell": (_excluded_patch, "patches", 104, "excluded or unknown"),
+    "a changed card": (_broken_card, "description", None, "README.md"),
+    "a changed croissant": (_broken_croissant, "description", None, "croissant.json"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_the_one_finding(dataset: Path, fault: str) -> None:
+    plant, check, specimen_id, message = FAULTS[fault]
+    plant(dataset)
+    found = run_checks(dataset)
+    # The moved cell was the only one of its side.
+    assert {f.check for f in found} - ({"balance"} if fault == "a cell moved to test" else set()) == {check}, as_text(found)
+    assert any(f.specimen_id == specimen_id and re.search(message, f.message) for f in found), as_text(found)
+    assert all(f.remedy for f in found)
+
+
+@pytest.mark.slow
+def test_unbalanced_sides_are_a_warning(dataset: Path) -> None:
+    config = dataset_config()
+    config.split = SplitConfig(test=0.0)
+    _with_config(dataset, config)
+    found = run_checks(dataset)
+    assert [(f.severity, f.check) for f in found] == [(Severity.WARNING, "balance")]
+    assert "no cell is on side test" in found[0].message
+
+
+@pytest.mark.slow
+def test_a_folder_without_stated_terms_is_a_warning(dataset: Path) -> None:
+    config = dataset_config()
+    config.source.kind = type(config.source.kind).folder
+    config.source.path = "stacks"
+    _with_config(dataset, config)
+    found = run_checks(dataset)
+    assert {(f.severity, f.check) for f in found} == {(Severity.WARNING, "terms")}
+
+
+def _with_config(root: Path, config: Config) -> None:
+    from brightfield.config.compose import write_params
+
+    write_params(config, root)
+    publish(root, config)
+
+
+def test_errors_forbid_to_publish_and_say_what_to_do(dataset: Path) -> None:
+    _lost(dataset)
+    with pytest.raises(CheckError, match=r"cell 103: .*is not there\n\s+-> fetch it"):
+        refuse_errors(run_checks(dataset))
