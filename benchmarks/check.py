@@ -20,7 +20,8 @@ from pathlib import Path
 import pandas as pd
 
 from brightfield.config.options import Config
-from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, TABLES, image_store, label_store, skeleton_file
+from brightfield.core.layout import image_store, label_store, skeleton_file
+from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, TABLES
 from brightfield.core.tables import read_table, write_table
 from brightfield.splitting.assign import assign
 from brightfield.stages.manifest.card import write_card, write_croissant

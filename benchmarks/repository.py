@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from brightfield.core.schema import IMAGES_DIR, LABELS_DIR, image_store, label_store
+from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, image_store, label_store
 from brightfield.run.workcache import CellTask, WorkCache
 
 FILES = ("zarr.json", "0/zarr.json", "1/zarr.json", "0/c/0/0/0", "1/c/0/0/0")

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from brightfield.config.compose import compose, write_params
-from brightfield.core.schema import IMAGES_DIR, LABELS_DIR, MANIFEST, SKELETONS_DIR, SPLITS, TILES, image_store, label_store, skeleton_file
+from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, SKELETONS_DIR, image_store, label_store, skeleton_file
+from brightfield.core.schema import MANIFEST, SPLITS, TILES
 from brightfield.core.tables import frame_of, write_table
 from brightfield.testing import table_row
 

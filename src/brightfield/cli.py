@@ -67,8 +67,8 @@ def _add(commands: Commands, name: str, command: Command, help_text: str) -> arg
 
 
 def _params(words: argparse.Namespace) -> Config:
-    from brightfield.config.options import load
-    from brightfield.core.schema import PARAMS_FILE
+    from brightfield.config.params import load
+    from brightfield.core.layout import PARAMS_FILE
 
     return load(words.root / PARAMS_FILE)
 
@@ -173,14 +173,15 @@ def _add_check(commands: Commands) -> None:
 def _check(words: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from brightfield.core.schema import Severity
+    from brightfield.core.codes import Severity
     from brightfield.stages.manifest import checks
+    from brightfield.stages.manifest.findings import as_text
 
     findings = checks.run_checks(words.root)
     if words.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        print(checks.as_text(findings))
+        print(as_text(findings))
     return CheckError.exit_code if any(finding.severity == Severity.ERROR for finding in findings) else 0
 
 
@@ -212,26 +213,26 @@ def _add_versions(commands: Commands) -> None:
 
 
 def _diff(words: argparse.Namespace) -> int:
-    from brightfield import versions
+    from brightfield.versions.diff import diff
 
-    print(versions.diff(words.root, words.old, words.new).as_text())
+    print(diff(words.root, words.old, words.new).as_text())
     return 0
 
 
 def _release(words: argparse.Namespace) -> int:
-    from brightfield import versions
+    from brightfield.versions.release import release
 
-    print(versions.release(words.root, dry_run=not words.yes))
+    print(release(words.root, dry_run=not words.yes))
     return 0
 
 
 def _pull(words: argparse.Namespace) -> int:
-    from brightfield import versions
+    from brightfield.versions.pull import pull
 
     wanted = dict(word.split("=", 1) for word in words.overrides if "=" in word)
     if set(wanted) - {"split"} or len(wanted) != len(words.overrides):
         raise ConfigError(f"pull knows split=NAME, found {' '.join(words.overrides)}; see `brightfield pull --help`")
-    versions.pull(words.root, split=wanted.get("split"), cells=words.cell, labels_only=words.labels_only)
+    pull(words.root, split=wanted.get("split"), cells=words.cell, labels_only=words.labels_only)
     return 0
 
 

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brightfield.core import schema
+from brightfield.core import layout
 from brightfield.core.errors import SourceError, StackError
+from brightfield.core.schema import MANIFEST
 from brightfield.core.tables import parse_table, read_table
 
 if TYPE_CHECKING:
@@ -32,17 +33,17 @@ class CellData:
     @cached_property
     def image(self) -> Volume:
         """The stack: uint8 (or uint16), dark is stain. Pixels that were not downloaded are 0: the label there is 255, the reason 64."""
-        return self._open(schema.image_store(self.specimen_id))
+        return self._open(layout.image_store(self.specimen_id))
 
     @cached_property
     def labels(self) -> Volume:
-        """The labels: `schema.Label` codes for the semantic kind; 255 is unknown."""
-        return self._open(schema.label_store(self.specimen_id))
+        """The labels: `core.codes.Label` codes for the semantic kind; 255 is unknown."""
+        return self._open(layout.label_store(self.specimen_id))
 
     @cached_property
     def reason(self) -> Volume:
-        """Why a voxel is unknown: `schema.Reason` bits."""
-        return self.labels.sub(schema.REASON_GROUP)
+        """Why a voxel is unknown: `core.codes.Reason` bits."""
+        return self.labels.sub(layout.REASON_GROUP)
 
     def _open(self, store: Path) -> Volume:
         from brightfield.volumes.volume import open_volume
@@ -65,7 +66,7 @@ def open_cell(specimen_id: int, root: Path | str = ".", rev: str | None = None) 
     the revision has no such cell, as soon as a volume is asked for.
     """
     cell = CellData(int(specimen_id), root, rev)
-    stores = (schema.image_store(cell.specimen_id), schema.label_store(cell.specimen_id))
+    stores = (layout.image_store(cell.specimen_id), layout.label_store(cell.specimen_id))
     if rev is None and not any((Path(root) / store).is_dir() for store in stores):
         fetch = " ".join(map(str, stores))
         raise StackError(f"cell {specimen_id} is not here; fetch it with `dvc pull {fetch}`, or read it with rev=...", path=root)
@@ -79,12 +80,10 @@ def manifest(root: Path | str = ".", rev: str | None = None) -> pd.DataFrame:
     not here or its columns are not the contract's, SourceError when the revision has none.
     """
     if rev is None:
-        return read_table(schema.MANIFEST, Path(root))
+        return read_table(MANIFEST, Path(root))
     from brightfield.volumes.remote import remote_files
 
-    files = remote_files(root, rev, schema.MANIFEST.path)
+    files = remote_files(root, rev, MANIFEST.path)
     if not files:
-        raise SourceError(
-            f"revision {rev!r} of {root} has no {schema.MANIFEST.path}; `git log -- dvc.lock` lists the revisions that have data"
-        )
+        raise SourceError(f"revision {rev!r} of {root} has no {MANIFEST.path}; `git log -- dvc.lock` lists the revisions that have data")
     return parse_table(files["."].read())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from brightfield.built.cells import selected_cells
-from brightfield.config.options import Config, load
+from brightfield.config.options import Config
+from brightfield.config.params import load
 from brightfield.core.cell import Cell, cells_of
-from brightfield.core.schema import CELLS, PARAMS_FILE
+from brightfield.core.layout import PARAMS_FILE
+from brightfield.core.schema import CELLS
 from brightfield.stages.download.plan import Plan
 from brightfield.stages.download.stage import plan_of
 from brightfield.stages.query.stage import ask, refuse_nothing

@@ -270,7 +270,8 @@ def publish(root: Path, config: Config) -> None:
     import pandas as pd
 
     from brightfield.built.cells import built_cells
-    from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS, skeleton_file
+    from brightfield.core.layout import skeleton_file
+    from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS
     from brightfield.core.tables import read_table, write_table
     from brightfield.splitting.assign import assign
     from brightfield.stages.manifest.card import write_card, write_croissant
@@ -295,7 +296,7 @@ def publish(root: Path, config: Config) -> None:
 
 def _donors_by_side(config: Config) -> list[int]:
     """Donors that draw train, val, test, train and train."""
-    from brightfield.splitting.assign import side_of
+    from brightfield.splitting.groups import side_of
 
     sides = {side: [d for d in range(1, 200) if side_of(str(d), config.split) == side] for side in ("train", "val", "test")}
     return [sides["train"][0], sides["val"][0], sides["test"][0], sides["train"][1], sides["train"][2]]
@@ -325,7 +326,8 @@ def _write_cells(root: Path, config: Config, rows: Sequence[dict[str, Any]]) -> 
     """Skeletons, volumes, and the tables of download, labels, alignment and nodes."""
     import pandas as pd
 
-    from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, SKELETONS_DIR, TILES, skeleton_file
+    from brightfield.core.layout import SKELETONS_DIR, skeleton_file
+    from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, TILES
     from brightfield.core.skeleton import write_swc
     from brightfield.core.tables import frame_of, write_table
     from brightfield.stages.manifest.nodes import nodes_frame
@@ -359,7 +361,8 @@ def _write_volumes(
     """Image, labels and reasons; the last 64 columns are not downloaded. Returns the rows of tiles and of label statistics."""
     from dataclasses import asdict
 
-    from brightfield.core.schema import TILES, image_store, label_store
+    from brightfield.core.layout import image_store, label_store
+    from brightfield.core.schema import TILES
     from brightfield.core.tables import frame_of
     from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, downloaded_boxes, write_labels
     from brightfield.volumes.pyramid import build_pyramid

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from brightfield.config.compose import assignment, check, compose, dump, reference, require_fresh, write_params
-from brightfield.config.options import load, plain, validate
+from brightfield.config.params import load, plain
+from brightfield.config.validate import validate
 from brightfield.core.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,7 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brightfield.config.options import Config, LabelKind, load, options, plain, section_digest, validate
+from brightfield.config.options import Config, LabelKind
+from brightfield.config.params import load, plain, section_digest
+from brightfield.config.validate import options, validate
 from brightfield.core.errors import ConfigError
 
 

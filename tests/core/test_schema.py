@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from brightfield.core import schema
-from brightfield.core.schema import NEURITE_LABELS, TABLES, Label, Reason, Table
+from brightfield.core.codes import NEURITE_LABELS, Label, Reason
+from brightfield.core.schema import TABLES, Table
 
 UNITS = {"", "1", "bit", "um", "px", "planes", "voxels", "bytes", "nodes"}
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brightfield.core.codes import Label, MarkerKind
 from brightfield.core.errors import MarkerError, SkeletonError
-from brightfield.core.schema import Label, MarkerKind
 from brightfield.core.skeleton import Skeleton, format_swc, marker_nodes, parse_swc, read_markers, read_swc, write_swc
 from brightfield.core.space import Grid
 from brightfield.testing import cable, forests, reordered, swc_bytes, swc_documents

@@ -17,11 +17,13 @@ import pytest
 import yaml
 
 from brightfield.core.errors import CellFailures, StackError
-from brightfield.core.schema import IMAGES_DIR, SPLITS, image_store, keys_file
+from brightfield.core.layout import IMAGES_DIR, image_store, keys_file
+from brightfield.core.schema import SPLITS
 from brightfield.core.tables import read_table, write_table
 from brightfield.run import workcache
+from brightfield.run.adopt import cache_root
 from brightfield.run.engine import Engine
-from brightfield.run.workcache import CellTask, Done, WorkCache, cache_root, gc, work_root
+from brightfield.run.workcache import CellTask, Done, WorkCache, gc, work_root
 
 
 def paint(root: Path, specimen_id: int, text: str) -> None:

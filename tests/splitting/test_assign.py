@@ -12,21 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brightfield.config.options import SplitConfig, SplitStrategy
+from brightfield.core.codes import Split
 from brightfield.core.errors import SplitError
-from brightfield.core.schema import SPLITS, Split
+from brightfield.core.schema import SPLITS
 from brightfield.core.tables import read_table, write_table
-from brightfield.splitting.assign import (
-    CHALLENGE_2019_TEST,
-    CHALLENGE_2019_TRAIN,
-    MAX_DEVIATION_POINTS,
-    assign,
-    draw,
-    fold_of,
-    links,
-    prove,
-    search_salt,
-    side_of,
-)
+from brightfield.splitting.assign import CHALLENGE_2019_TEST, CHALLENGE_2019_TRAIN, assign
+from brightfield.splitting.groups import draw, fold_of, links, side_of
+from brightfield.splitting.proof import MAX_DEVIATION_POINTS, prove
+from brightfield.splitting.salt import search_salt
 from repositories import REPOSITORY
 
 RULES = SplitConfig(salt="a")

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from brightfield.core.errors import BrightfieldError, TransferError
-from brightfield.versions import pull
+from brightfield.versions.pull import pull
 from brightfield.volumes.remote import remote_files
 from repositories import command, commit_version, data_repository
 from servers import Server, s3_server, ssh_server

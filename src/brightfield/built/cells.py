@@ -14,7 +14,8 @@ from brightfield.config.options import Config
 from brightfield.core.cell import Cell, Stack, cells_of
 from brightfield.core.errors import StackError
 from brightfield.core.files import sha256_file
-from brightfield.core.schema import CELLS, PLANES, TILES, image_store, label_store, marker_file, skeleton_file
+from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
+from brightfield.core.schema import CELLS, PLANES, TILES
 from brightfield.core.skeleton import Marker, Skeleton, read_markers, read_swc
 from brightfield.core.space import Grid, download_grid, swc_to_stack_um
 from brightfield.core.tables import read_table

@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brightfield.config.options import Config, load
+from brightfield.config.options import Config
+from brightfield.config.params import load
+from brightfield.core.codes import Split
 from brightfield.core.errors import StackError
-from brightfield.core.schema import CELLS, MANIFEST, PARAMS_FILE, SPLITS, Split
+from brightfield.core.layout import PARAMS_FILE
+from brightfield.core.schema import CELLS, MANIFEST, SPLITS
 from brightfield.core.tables import read_table
 from brightfield.volumes.volume import Volume, open_volume
 

@@ -29,10 +29,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from brightfield.config.options import Config, group_names, load, options, plain, unknown_key, validate
+from brightfield.config.options import Config
+from brightfield.config.params import load, plain
+from brightfield.config.validate import group_names, options, unknown_key, validate
 from brightfield.core.errors import ConfigError
 from brightfield.core.files import write_text
-from brightfield.core.schema import PARAMS_FILE
+from brightfield.core.layout import PARAMS_FILE
 
 CONF_DIR = "conf"
 _SEAL = "brightfield.seal"
@@ -245,7 +247,7 @@ def _literal(value: object) -> str:
 
 _REFERENCE_HEAD = """# Configuration
 
-Made from `src/brightfield/config/options.py` and `conf/`. `brightfield config KEY=VALUE ...` composes, checks and writes `params.yaml`, which the
+Made from `config/options.py` and `conf/`. `brightfield config KEY=VALUE ...` composes, checks and writes `params.yaml`, which the
 stages read; `dvc exp run -S KEY=VALUE` does the same and builds. A group name alone takes one of its choices (`labels=inside`), a dotted
 key one value (`labels.r_min_um=0.3`). `brightfield config --check` says whether `params.yaml` is what `conf/` gives under the overrides
 it records.

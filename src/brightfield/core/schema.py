@@ -1,4 +1,4 @@
-"""Every name that reaches a file: label codes, table columns with dtype, unit and description, file names, terms.
+"""The contracts of the tables: columns with dtype, unit and description; and the terms that the data is under.
 
 Nothing else in the project spells these. `tables.py` reads and writes the tables; the reference page of the docs is generated from here.
 """
@@ -6,112 +6,12 @@ Nothing else in the project spells these. `tables.py` reads and writes the table
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag, StrEnum
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 
-# --------------------------------------------------------------------------------------------------------------- label codes
-
-
-class Label(IntEnum):
-    """Codes of the semantic label (uint8)."""
-
-    BACKGROUND = 0
-    SOMA = 1
-    AXON = 2
-    BASAL_DENDRITE = 3
-    APICAL_DENDRITE = 4
-    UNKNOWN = 255
-
-
-class Reason(IntFlag):
-    """Why a voxel is UNKNOWN: the bits of the parallel uint8 mask."""
-
-    RIM = 1
-    UNEXPLAINED = 2
-    MARKER = 4
-    BAD_PLANE = 8
-    MISREGISTERED = 16
-    SOMA_UNCERTAIN = 32
-    NOT_DOWNLOADED = 64
-
-
-NEURITE_LABELS = (Label.SOMA, Label.AXON, Label.BASAL_DENDRITE, Label.APICAL_DENDRITE)
-
-LABEL_COLOURS_RGB: dict[Label, tuple[int, int, int]] = {
-    Label.BACKGROUND: (0, 0, 0),
-    Label.SOMA: (230, 159, 0),
-    Label.AXON: (0, 114, 178),
-    Label.BASAL_DENDRITE: (213, 94, 0),
-    Label.APICAL_DENDRITE: (204, 121, 167),
-    Label.UNKNOWN: (128, 128, 128),
-}
-"""Okabe and Ito's palette: told apart by colour-blind readers too."""
-
-
-class MarkerKind(IntEnum):
-    """The `name` field of a marker file."""
-
-    CUT_DENDRITE = 10
-    UNTRACED_AXON = 20
-    SOMA_SURFACE = 30
-
-
-class TipKind(StrEnum):
-    """Why a neurite ends where it does."""
-
-    NATURAL = "natural"
-    CUT = "cut"
-    UNTRACED = "untraced"
-
-
-class Verdict(StrEnum):
-    """Whether a stretch of the skeleton lies on its stain."""
-
-    ON = "ON"
-    ALONGSIDE = "ALONGSIDE"
-    NOT_ON = "NOT ON"
-    NO_DATA = "NO DATA"
-
-
-class Grade(StrEnum):
-    """How much of a cell lies on its stain."""
-
-    A = "A"
-    B = "B"
-    C = "C"
-    REJECTED = "rejected"
-
-
-class Split(StrEnum):
-    """The side a cell is on."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-    EXCLUDED = "excluded"
-
-
-class Severity(StrEnum):
-    """How bad a finding is; ERROR stops a release."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something worth knowing about the data: what, how bad, where, and what to do."""
-
-    severity: Severity
-    check: str
-    message: str
-    specimen_id: int | None = None
-    remedy: str = ""
-
+from brightfield.core.codes import LABEL_NAMES, Reason
+from brightfield.core.layout import DATA_DIR
 
 # --------------------------------------------------------------------------------------------------------------------- terms
 
@@ -121,59 +21,6 @@ CITATION = (
     "(c) Allen Institute for Brain Science. Allen Cell Types Database. celltypes.brain-map.org; "
     "Gouwens et al. 2019, doi:10.1038/s41593-019-0417-0 (mouse); Berg et al. 2021, doi:10.1038/s41586-021-03813-8 (human)"
 )
-
-# -------------------------------------------------------------------------------------------------------------- file names
-
-DATA_DIR = Path("data")
-SNAPSHOT_DIR = Path("snapshot")
-CHANGELOG_FILE = Path("DATA_CHANGELOG.md")
-REPORTS_DIR = Path("reports")
-PARAMS_FILE = Path("params.yaml")
-SKELETONS_DIR = DATA_DIR / "skeletons"
-IMAGES_DIR = DATA_DIR / "images"
-LABELS_DIR = DATA_DIR / "labels"
-EXPORTS_DIR = DATA_DIR / "swc"
-KEYS_DIR = DATA_DIR / "keys"
-CROISSANT_FILE = DATA_DIR / "croissant.json"
-CARD_FILE = DATA_DIR / "README.md"
-CHECKS_FILE = DATA_DIR / "checks.json"
-REPORT_FILE = REPORTS_DIR / "report.html"
-METRICS_FILE = REPORTS_DIR / "metrics.json"
-PLOTS_DIR = REPORTS_DIR / "plots"
-
-
-def skeleton_file(specimen_id: int) -> Path:
-    """The SWC of one cell, the source's bytes."""
-    return SKELETONS_DIR / f"{specimen_id}.swc"
-
-
-def marker_file(specimen_id: int) -> Path:
-    """The marker file of one cell, the source's bytes; may be absent."""
-    return SKELETONS_DIR / f"{specimen_id}.marker"
-
-
-def swc_export_file(specimen_id: int, unit: Literal["um", "voxels"]) -> Path:
-    """The skeleton as the labels were drawn from it, for evaluators: in um, or in voxels of the downloaded grid."""
-    return EXPORTS_DIR / f"{specimen_id}_{unit}.swc"
-
-
-def image_store(specimen_id: int) -> Path:
-    """The OME-Zarr image of one cell."""
-    return IMAGES_DIR / f"{specimen_id}.zarr"
-
-
-def label_store(specimen_id: int) -> Path:
-    """The OME-Zarr labels of one cell."""
-    return LABELS_DIR / f"{specimen_id}.zarr"
-
-
-def keys_file(stage: str) -> Path:
-    """The key of every cell that a stage finished: by it a pulled cell is known to be valid, and is not computed again."""
-    return KEYS_DIR / f"{stage}.json"
-
-
-REASON_GROUP = "reason"
-"""Sub-group of a label store that holds the `Reason` bits, with the same levels as the labels."""
 
 # ------------------------------------------------------------------------------------------------------------------- tables
 
@@ -387,7 +234,6 @@ SPLITS = Table(
     ),
 )
 
-LABEL_NAMES = {Label.SOMA: "soma", Label.AXON: "axon", Label.BASAL_DENDRITE: "basal", Label.APICAL_DENDRITE: "apical"}
 
 LABEL_STATS = Table(
     "labels",

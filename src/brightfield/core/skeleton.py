@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from brightfield.core.codes import NEURITE_LABELS, Finding, Label, MarkerKind, Severity
 from brightfield.core.errors import InputError, MarkerError, SkeletonError
 from brightfield.core.files import write_bytes
-from brightfield.core.schema import NEURITE_LABELS, Finding, Label, MarkerKind, Severity
 from brightfield.core.space import Grid, Triple
 
 type Indices = NDArray[np.int64]

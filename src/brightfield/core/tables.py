@@ -101,7 +101,8 @@ def _nullable_dtype(arrow_type: pa.DataType) -> object:
 
 def reference_page() -> str:
     """The page of the docs about the tables, in Markdown: written from `core/schema.py`, so that it cannot differ from it."""
-    from brightfield.core.schema import TABLES, Label, Reason
+    from brightfield.core.codes import Label, Reason
+    from brightfield.core.schema import TABLES
 
     parts = [_REFERENCE_HEAD]
     for table in TABLES:
@@ -121,7 +122,7 @@ def reference_page() -> str:
 
 _REFERENCE_HEAD = """# Tables
 
-Written from `src/brightfield/core/schema.py` by `brightfield.core.tables.reference_page`; a test keeps it current. Every file is Parquet (zstd).
+Written from `core/schema.py` by `core.tables.reference_page`; a test keeps it current. Every file is Parquet (zstd).
 Unit and description of each column are in the field metadata, where pyarrow's `read_schema` finds them.
 
 One line of SQL asks the manifest, here with DuckDB:

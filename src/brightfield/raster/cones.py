@@ -17,14 +17,14 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from math import ceil, floor, inf, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from brightfield.core.schema import Label
+from brightfield.core.codes import Label
+from brightfield.raster.conic import AMBIGUOUS_VOXEL, inside_cone, plane_rows, row_of, shell_row, silhouette_row, voxels_between
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 type SomaEdges = Literal["capsule", "taper"]
 
-_AMBIGUOUS_VOXEL = 1e-4
-"""A row end nearer than this to a voxel centre is decided by the definition; root-finding errs by less than 1e-6 voxel."""
-_ILL_CONDITIONED = 1e-9
 _PARALLEL_JOBS_FROM = 2000
 _FIRST_CAPACITY = 1 << 14
 _LATEST_ROWS = 1 << 15
@@ -187,144 +184,6 @@ def _near_window(cones: Any, grid: Any, box: Any, reach: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def inside_cone(cone: Any, z: float, y: float, x: float) -> bool:
-    """The definition: whether the point (z, y, x) um is in the round cone `cone` (8 numbers, see `Cones.geometry`)."""
-    paz, pay, pax = z - cone[0], y - cone[1], x - cone[2]
-    baz, bay, bax = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
-    ra, dr = cone[3], cone[7] - cone[3]
-    a = baz * baz + bay * bay + bax * bax - dr * dr
-    if a <= 0.0:
-        if dr > 0.0:
-            paz, pay, pax, ra = z - cone[4], y - cone[5], x - cone[6], cone[7]
-        return paz * paz + pay * pay + pax * pax <= ra * ra
-    u = (paz * baz + pay * bay + pax * bax + ra * dr) / a
-    u = min(max(u, 0.0), 1.0)
-    qz, qy, qx, r = paz - u * baz, pay - u * bay, pax - u * bax, ra + u * dr
-    return qz * qz + qy * qy + qx * qx <= r * r
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def axis_distance2(cone: Any, z: float, y: float, x: float) -> float:
-    """Squared distance in um² from a point to the axis of a cone; the same number for all cones that share the nearest end."""
-    paz, pay, pax = z - cone[0], y - cone[1], x - cone[2]
-    baz, bay, bax = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
-    along = paz * baz + pay * bay + pax * bax
-    length2 = baz * baz + bay * bay + bax * bax
-    if along <= 0.0:
-        return paz * paz + pay * pay + pax * pax
-    if along >= length2:
-        paz, pay, pax = z - cone[4], y - cone[5], x - cone[6]
-        return paz * paz + pay * pay + pax * pax
-    u = along / length2
-    qz, qy, qx = paz - u * baz, pay - u * bay, pax - u * bax
-    return qz * qz + qy * qy + qx * qx
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def surface_distance(cone: Any, z: float, y: float, x: float) -> float:
-    """Signed distance in um from a point to the surface of a round cone, negative inside: min over u of |pa - u ba| - r(u)."""
-    paz, pay, pax = z - cone[0], y - cone[1], x - cone[2]
-    baz, bay, bax = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
-    ra, dr = cone[3], cone[7] - cone[3]
-    length2 = baz * baz + bay * bay + bax * bax
-    a = length2 - dr * dr
-    if a <= 0.0:
-        if dr > 0.0:
-            paz, pay, pax, ra = z - cone[4], y - cone[5], x - cone[6], cone[7]
-        return sqrt(paz * paz + pay * pay + pax * pax) - ra
-    along = (paz * baz + pay * bay + pax * bax) / length2
-    qz, qy, qx = paz - along * baz, pay - along * bay, pax - along * bax
-    if dr != 0.0:
-        along += dr * sqrt((qz * qz + qy * qy + qx * qx) / (length2 * a))
-    u = min(max(along, 0.0), 1.0)
-    qz, qy, qx = paz - u * baz, pay - u * bay, pax - u * bax
-    return sqrt(qz * qz + qy * qy + qx * qx) - (ra + u * dr)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _chord(q2a: float, q2b: float, k: float, bx: float, lateral: float, a: float, ra: float, rb: float) -> tuple[float, float, bool]:
-    """Where a row meets a round cone: lowest and highest x relative to end a, and whether the roots can be believed.
-
-    q2a, q2b: squared distances of the row from the two ends; k = ra dr + (the part of pa·ba that the row fixes); lateral = a - bx².
-    The lateral surface meets the row where lateral x² - 2 k bx x + a (q2a - ra²) - k² = 0.
-    """
-    lo, hi = inf, -inf
-    da = ra * ra - q2a
-    db = rb * rb - q2b
-    if da >= -_ILL_CONDITIONED * ra * ra:
-        w = sqrt(max(da, 0.0))
-        lo, hi = -w, w
-    if db >= -_ILL_CONDITIONED * rb * rb:
-        w = sqrt(max(db, 0.0))
-        lo, hi = min(lo, bx - w), max(hi, bx + w)
-    e = k * k + lateral * da
-    if abs(e) <= _ILL_CONDITIONED * (k * k + abs(lateral) * (ra * ra + q2a)) or abs(lateral) <= _ILL_CONDITIONED * a:
-        return lo, hi, False
-    if e > 0.0:
-        m = k * bx
-        root = sqrt(a * e)
-        s = m + root if m >= 0.0 else m - root
-        for x in (s / lateral, (-a * da - k * k) / s):
-            u = (k + x * bx) / a
-            if -_ILL_CONDITIONED <= u <= 1.0 + _ILL_CONDITIONED:
-                lo, hi = min(lo, x), max(hi, x)
-    return lo, hi, True
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _row(cone: Any, pz: float, py: float) -> tuple[float, float, bool]:
-    """Where the row at (pz, py), relative to end a, meets a cone: x relative to end a, and whether that can be believed."""
-    bz, by, bx = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
-    ra, rb = cone[3], cone[7]
-    dr = rb - ra
-    lateral = bz * bz + by * by - dr * dr
-    a = bz * bz + by * by + bx * bx - dr * dr
-    q2a = pz * pz + py * py
-    q2b = (pz - bz) * (pz - bz) + (py - by) * (py - by)
-    if a <= 0.0:
-        return _sphere_row(q2a, 0.0, ra) if ra >= rb else _sphere_row(q2b, bx, rb)
-    lo, hi, sure = _chord(q2a, q2b, ra * dr + pz * bz + py * by, bx, lateral, a, ra, rb)
-    return lo, hi, sure and a > _ILL_CONDITIONED * dr * dr
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sphere_row(q2: float, centre: float, r: float) -> tuple[float, float, bool]:
-    d = r * r - q2
-    if d < -_ILL_CONDITIONED * r * r:
-        return inf, -inf, True
-    w = sqrt(max(d, 0.0))
-    return centre - w, centre + w, True
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _plane_rows(cone: Any, pz: float, z: int = 0, y: int = 1) -> tuple[float, float]:
-    """The y range, from end a, in which the plane at pz meets a cone: the row of its projection along x. Or with z and y swapped."""
-    bz, by = cone[4 + z] - cone[z], cone[4 + y] - cone[y]
-    ra, rb = cone[3], cone[7]
-    dr = rb - ra
-    a = bz * bz + by * by - dr * dr
-    q2b = (pz - bz) * (pz - bz)
-    if a <= 0.0:
-        lo, hi, sure = _sphere_row(pz * pz, 0.0, ra) if ra >= rb else _sphere_row(q2b, by, rb)
-    else:
-        lo, hi, sure = _chord(pz * pz, q2b, ra * dr + pz * bz, by, bz * bz - dr * dr, a, ra, rb)
-    if not sure:
-        return min(-ra, by - rb), max(ra, by + rb)
-    return lo, hi
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _voxels(lo_um: float, hi_um: float, origin: float, size: float, first: int, last: int, slack: float) -> tuple[int, int]:
-    """The half-open range of voxel centres in [lo, hi] um, widened by `slack` voxels, clipped to [first, last)."""
-    if not lo_um <= hi_um:
-        return first, first
-    lo, hi = (lo_um - origin) / size - slack, (hi_um - origin) / size + slack
-    if hi < first or lo > last:
-        return first, first
-    return max(first, ceil(lo)), min(last, floor(hi) + 1)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _fill_spans(
     cones: Any, which: Any, done: int, _axial: float, grid: Any, box: Any, latest: Any, spans: Any, filled: int
 ) -> tuple[int, int]:
@@ -337,17 +196,17 @@ def _fill_spans(
         before = filled
         bx = cone[6] - cone[2]
         z_lo, z_hi = min(cone[0] - cone[3], cone[4] - cone[7]), max(cone[0] + cone[3], cone[4] + cone[7])
-        z0, z1 = _voxels(z_lo, z_hi, oz, sz, box[0], box[1], _AMBIGUOUS_VOXEL)
+        z0, z1 = voxels_between(z_lo, z_hi, oz, sz, box[0], box[1], AMBIGUOUS_VOXEL)
         for z in range(z0, z1):
             pz = (oz + z * sz) - cone[0]
-            lo, hi = _plane_rows(cone, pz)
-            y0, y1 = _voxels(lo + cone[1], hi + cone[1], oy, sy, box[2], box[3], _AMBIGUOUS_VOXEL)
+            lo, hi = plane_rows(cone, pz)
+            y0, y1 = voxels_between(lo + cone[1], hi + cone[1], oy, sy, box[2], box[3], AMBIGUOUS_VOXEL)
             for y in range(y0, y1):
                 py = (oy + y * sy) - cone[1]
-                lo, hi, sure = _row(cone, pz, py)
+                lo, hi, sure = row_of(cone, pz, py)
                 if not sure:
                     lo, hi = min(-cone[3], bx - cone[7]), max(cone[3], bx + cone[7])
-                x0, x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], _AMBIGUOUS_VOXEL)
+                x0, x1 = voxels_between(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], AMBIGUOUS_VOXEL)
                 if x0 >= x1:
                     continue
                 if filled + row_reserve > len(spans) and filled + (x1 - x0) // 2 + 1 > len(spans):
@@ -369,9 +228,9 @@ def _settle_ends(
     cone: Any, z_um: float, y_um: float, ox: float, sx: float, x0: int, x1: int, lo_um: float, hi_um: float
 ) -> tuple[int, int]:
     """Let the definition decide for an end voxel whose centre the row's end almost touches."""
-    if x0 <= (lo_um - ox) / sx + _AMBIGUOUS_VOXEL and not inside_cone(cone, z_um, y_um, ox + x0 * sx):
+    if x0 <= (lo_um - ox) / sx + AMBIGUOUS_VOXEL and not inside_cone(cone, z_um, y_um, ox + x0 * sx):
         x0 += 1
-    if x1 > x0 and x1 - 1 >= (hi_um - ox) / sx - _AMBIGUOUS_VOXEL and not inside_cone(cone, z_um, y_um, ox + (x1 - 1) * sx):
+    if x1 > x0 and x1 - 1 >= (hi_um - ox) / sx - AMBIGUOUS_VOXEL and not inside_cone(cone, z_um, y_um, ox + (x1 - 1) * sx):
         x1 -= 1
     return x0, x1
 
@@ -424,60 +283,6 @@ def _merge_latest(spans: Any, filled: int, latest: Any) -> int:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _silhouette_row(cone: Any, py: float) -> tuple[float, float, float, float]:
-    """The row of the cone's projection along z: lowest x and the height of the contour there, highest x and its height, all from end a.
-
-    The contour of a sphere is at the height of its centre, so a contour point that the cone touches at u is at height u bz.
-    """
-    bz, by, bx = cone[4] - cone[0], cone[5] - cone[1], cone[6] - cone[2]
-    ra, rb = cone[3], cone[7]
-    dr = rb - ra
-    row = (inf, 0.0, -inf, 0.0)
-    da, db = ra * ra - py * py, rb * rb - (py - by) * (py - by)
-    if da >= 0.0:
-        w = sqrt(da)
-        row = (-w, 0.0, w, 0.0)
-    if db >= 0.0:
-        w = sqrt(db)
-        row = _widened(_widened(row, bx - w, bz), bx + w, bz)
-    lateral = by * by - dr * dr
-    a = lateral + bx * bx
-    k = ra * dr + py * by
-    e = k * k + lateral * da
-    if a <= 0.0 or e < 0.0:
-        return row
-    m = k * bx
-    root = sqrt(a * e)
-    s = m + root if m >= 0.0 else m - root
-    for x in (s / lateral, (-a * da - k * k) / s):
-        u = (k + x * bx) / a
-        if 0.0 <= u <= 1.0:
-            row = _widened(row, x, u * bz)
-    return row
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _widened(row: Any, x: float, height: float) -> Any:
-    lo, lo_height, hi, hi_height = row
-    if x < lo:
-        lo, lo_height = x, height
-    if x > hi:
-        hi, hi_height = x, height
-    return lo, lo_height, hi, hi_height
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _shell_row(cone: Any, silhouette: Any, pz: float, py: float, axial: float) -> tuple[float, float]:
-    """The row of the swept cone: a concave function of z is highest at its own peak, or at the end of the range that is nearer to it."""
-    lo, lo_height, hi, hi_height = silhouette
-    lo_end, hi_end = min(max(lo_height, pz - axial), pz + axial), min(max(hi_height, pz - axial), pz + axial)
-    row_lo, row_hi, _ = _row(cone, lo_end if lo_end != lo_height else hi_end, py)
-    if lo_end != lo_height and hi_end != hi_height and lo_end != hi_end:
-        _, row_hi, _ = _row(cone, hi_end, py)
-    return row_lo if lo_end != lo_height else lo, row_hi if hi_end != hi_height else hi
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _fill_shell_spans(
     cones: Any, which: Any, done: int, axial: float, grid: Any, box: Any, latest: Any, spans: Any, filled: int
 ) -> tuple[int, int]:
@@ -488,20 +293,20 @@ def _fill_shell_spans(
         cone = cones[index]
         before = filled
         y_lo, y_hi = min(cone[1] - cone[3], cone[5] - cone[7]), max(cone[1] + cone[3], cone[5] + cone[7])
-        y0, y1 = _voxels(y_lo, y_hi, oy, sy, box[2], box[3], 0.0)
+        y0, y1 = voxels_between(y_lo, y_hi, oy, sy, box[2], box[3], 0.0)
         for y in range(y0, y1):
             py = (oy + y * sy) - cone[1]
-            lo, hi = _plane_rows(cone, py, 1, 0)
-            z0, z1 = _voxels(lo + cone[0] - axial, hi + cone[0] + axial, oz, sz, box[0], box[1], 0.0)
-            silhouette = _silhouette_row(cone, py)
+            lo, hi = plane_rows(cone, py, 1, 0)
+            z0, z1 = voxels_between(lo + cone[0] - axial, hi + cone[0] + axial, oz, sz, box[0], box[1], 0.0)
+            silhouette = silhouette_row(cone, py)
             lo, lo_height, hi, hi_height = silhouette
-            whole_x0, whole_x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
+            whole_x0, whole_x1 = voxels_between(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
             for z in range(z0, z1):
                 pz = (oz + z * sz) - cone[0]
                 x0, x1 = whole_x0, whole_x1
                 if abs(pz - lo_height) > axial or abs(pz - hi_height) > axial:
-                    lo, hi = _shell_row(cone, silhouette, pz, py, axial)
-                    x0, x1 = _voxels(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
+                    lo, hi = shell_row(cone, silhouette, pz, py, axial)
+                    x0, x1 = voxels_between(lo + cone[2], hi + cone[2], ox, sx, box[4], box[5], 0.0)
                 if x0 >= x1:
                     continue
                 if filled == len(spans):

@@ -15,8 +15,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from brightfield.core.schema import Label, Reason
-from brightfield.raster.cones import Cones, axis_distance2, grid_numbers, surface_distance
+from brightfield.core.codes import Label, Reason
+from brightfield.raster.cones import Cones, grid_numbers
+from brightfield.raster.conic import axis_distance2, surface_distance
 
 if TYPE_CHECKING:
     from brightfield.core.space import Grid, Shape, Window
@@ -85,7 +86,7 @@ def overlay(tubes: Runs, reasons: Runs) -> Runs:
     """One set of runs from labels and from reasons why a voxel is unknown: value = label + 256 * reason bits.
 
     tubes: runs or several sets of them, of label codes; where sets overlap the highest code counts, and 0 says "known, no label here".
-    reasons: the same, of `schema.Reason` bits, which add up. A tube wins over every reason but MISREGISTERED; a tube of unknown class is
+    reasons: the same, of `codes.Reason` bits, which add up. A tube wins over every reason but MISREGISTERED; a tube of unknown class is
     UNEXPLAINED.
     """
     layers = in_row_order(_joined(tubes, reasons, _REASON))

@@ -12,7 +12,6 @@ missing cell whose key is the tracked one is adopted: linked from the DVC cache,
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import hashlib
 import json
@@ -20,7 +19,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +26,10 @@ from typing import Any, Protocol
 
 from brightfield.core.errors import CellFailures
 from brightfield.core.files import link, write_json
-from brightfield.core.schema import Table, keys_file
+from brightfield.core.layout import keys_file
+from brightfield.core.schema import Table
 from brightfield.core.tables import read_table, write_table
+from brightfield.run.adopt import Share, Tracked, cache_root, share_of
 from brightfield.run.algorithm import algorithm_digest
 
 _RECORD = "cell.json"
@@ -166,17 +166,17 @@ class WorkCache:
     # -------------------------------------------------------------------------------------------------------------- adopting
 
     def _adopt(self, wanted: Mapping[int, str]) -> list[int]:
-        tracked = _Tracked.of(self.root) if wanted else None
+        tracked = Tracked.of(self.root) if wanted else None
         if tracked is None:
             return []
         keys = tracked.json(keys_file(self.stage)) or {}
         candidates = {i: key for i, key in wanted.items() if keys.get(str(i)) == key}
         if not candidates:
             return []
-        shares = [_share_of(output, tracked) for output in self.outputs]
+        shares = [share_of(output, tracked) for output in self.outputs]
         return [i for i, key in candidates.items() if self._adopt_cell(i, key, shares)]
 
-    def _adopt_cell(self, specimen_id: int, key: str, shares: Sequence[_Share | None]) -> bool:
+    def _adopt_cell(self, specimen_id: int, key: str, shares: Sequence[Share | None]) -> bool:
         with _unfinished(self._home, key) as directory:
             if not all(share is not None and share(specimen_id, directory) for share in shares):
                 return False
@@ -203,16 +203,6 @@ def work_root(root: Path, work_dir: str | Path = ".work") -> Path:
     cache = cache_root(root)
     beside = cache.parent.parent if cache.parent.name == ".dvc" else cache.parent
     return beside / work_dir
-
-
-def cache_root(root: Path) -> Path:
-    """The DVC cache of the repository at `root`, read from its configuration: importing dvc for this takes a second."""
-    for name in ("config.local", "config"):
-        parser = configparser.ConfigParser(interpolation=None)
-        parser.read(root / ".dvc" / name)
-        if parser.has_option("cache", "dir"):
-            return (root / ".dvc" / parser.get("cache", "dir").strip("\"'")).resolve()
-    return (root / ".dvc" / "cache").resolve()
 
 
 def gc(root: Path, work_dir: str | Path = ".work", *, keep_bytes: int = 0) -> int:
@@ -326,89 +316,3 @@ def _is_alive(pid: int) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------- what DVC already has
-
-_Share = Callable[[int, Path], bool]
-"""Puts one cell's share of an output below a directory; False where it cannot be had."""
-
-
-@dataclass(frozen=True)
-class _Tracked:
-    """The outputs that `dvc.lock` names, as far as the DVC cache has them."""
-
-    cache: Path
-    hashes: dict[Path, str]
-
-    @classmethod
-    def of(cls, root: Path) -> _Tracked | None:
-        import yaml
-
-        try:
-            lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
-        return cls(cache_root(root) / "files" / "md5", {Path(out["path"]): out["md5"] for out in outs if "md5" in out})
-
-    def object(self, md5: str) -> Path | None:
-        """The cached file of that hash, if it is there and is not damaged."""
-        path = self.cache / md5[:2] / md5[2:]
-        if not path.is_file():
-            return None
-        with path.open("rb") as stream:
-            return path if hashlib.file_digest(stream, "md5").hexdigest() == md5.removesuffix(".dir") else None
-
-    def file(self, output: Path) -> Path | None:
-        md5 = self.hashes.get(output)
-        return None if md5 is None else self.object(md5)
-
-    def json(self, output: Path) -> Any:
-        path = self.file(output)
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-
-
-def _share_of(output: Path | Table, tracked: _Tracked) -> _Share | None:
-    return _table_share(output, tracked) if isinstance(output, Table) else _directory_share(output, tracked)
-
-
-def _directory_share(output: Path, tracked: _Tracked) -> _Share | None:
-    listing = tracked.json(output)
-    if listing is None:
-        return None
-    owned: dict[str, list[tuple[str, str]]] = {}
-    for entry in listing:
-        owned.setdefault(entry["relpath"].split("/")[0].split(".")[0], []).append((entry["relpath"], entry["md5"]))
-
-    def put(specimen_id: int, directory: Path) -> bool:
-        for relpath, md5 in owned.get(str(specimen_id), []):
-            source = tracked.object(md5)
-            if source is None:
-                return False
-            link(source, directory / output / relpath)
-        return True
-
-    return put
-
-
-def _table_share(table: Table, tracked: _Tracked) -> _Share | None:
-    import pandas as pd
-
-    path = tracked.file(table.path)
-    if path is None:
-        return None
-    rows = dict(iter(_read_cached(table, path).groupby("specimen_id")))
-
-    def put(specimen_id: int, directory: Path) -> bool:
-        frame = rows.get(specimen_id)
-        if frame is not None:
-            write_table(table, pd.DataFrame(frame), directory)
-        return True
-
-    return put
-
-
-def _read_cached(table: Table, path: Path) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        stand_in = Path(folder) / table.path
-        stand_in.parent.mkdir(parents=True)
-        stand_in.symlink_to(path)
-        return read_table(table, Path(folder))

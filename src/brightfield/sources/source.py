@@ -1,6 +1,6 @@
 """What a source of cells is: the questions it answers with cells (`core/cell.py`), files and pixels.
 
-Two sources exist: `sources/allen` (the Allen service or a mirror of it) and `sources/folder` (your own stacks). Nothing else is known of them.
+Two sources exist: `allen/` (the Allen service or a mirror of it) and `folder/` (your own stacks). Nothing else is known of them.
 """
 
 from __future__ import annotations

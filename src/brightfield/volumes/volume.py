@@ -1,7 +1,7 @@
-"""Volumes on disk: OME-Zarr 0.5 (Zarr v3, sharded). The only code, with `volumes/shards.py` and `volumes/pyramid.py` below it, that knows Zarr.
+"""Volumes on disk: OME-Zarr 0.5 (Zarr v3, sharded). The only package that knows Zarr.
 
 A volume is a group with a multiscale image: arrays ``0``, ``1``, ... with axes (z, y, x) in micrometres, finest first. A label store has
-`image-label` metadata and a sub-group `schema.REASON_GROUP`, which is a volume too. Written shard by shard; read by any Zarr v3 reader.
+`image-label` metadata and a sub-group `layout.REASON_GROUP`, which is a volume too. Written shard by shard; read by any Zarr v3 reader.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from brightfield.volumes.shards import (
     Index,
     ShardFile,
     decode_index,
-    encode_chunk,
-    encode_shard,
     read_window,
     shard_parts,
     stored_in,
@@ -37,18 +35,6 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-__all__ = [
-    "ArraySpec",
-    "Chunk",
-    "Index",
-    "LabelMeta",
-    "ShardFile",
-    "Volume",
-    "create_volume",
-    "encode_chunk",
-    "encode_shard",
-    "open_volume",
-]
 
 _OME_VERSION = "0.5"
 _OWN_KEY = "brightfield"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from brightfield.config.options import SplitConfig
-from brightfield.core.schema import Label, MarkerKind, Split
+from brightfield.core.codes import Label, MarkerKind, Split
 from brightfield.core.skeleton import Skeleton, marker_nodes, parse_swc, read_markers
 from brightfield.sources.demo import cells as demo
 from brightfield.sources.demo.cells import DemoCell, demo_cells
-from brightfield.splitting.assign import side_of
+from brightfield.splitting.groups import side_of
 
 REAL_IDS = {314804042, 318331342, 318808427, 330080937, 395830185}
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brightfield.core.codes import Label
 from brightfield.core.errors import GridError
-from brightfield.core.schema import Label
 from brightfield.core.skeleton import parse_swc, read_markers
 from brightfield.sources.demo.phantom import (
     PIXEL_UM,

@@ -18,7 +18,7 @@ from test_folder import PIXEL_UM, PLANE_UM, config, swc_of, volume_of, write_pla
 
 from brightfield.config.compose import compose, write_params
 from brightfield.core.cell import Crop
-from brightfield.core.schema import image_store
+from brightfield.core.layout import image_store
 from brightfield.sources.folder.folder import FolderSource
 from brightfield.stages.download import stage as download
 from brightfield.stages.query import stage as query

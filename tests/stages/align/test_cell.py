@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, Grade, Label, Verdict
+from brightfield.core.codes import Grade, Label, Verdict
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Window
 from brightfield.core.tables import read_table, write_table

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from brightfield.config.compose import compose, write_params
-from brightfield.config.options import load
+from brightfield.config.params import load
 from brightfield.core.errors import CellFailures
-from brightfield.core.schema import IMAGES_DIR, PARAMS_FILE, TILES, image_store
+from brightfield.core.layout import IMAGES_DIR, PARAMS_FILE, image_store
+from brightfield.core.schema import TILES
 from brightfield.core.tables import read_table
 from brightfield.sources.mirror.server import Mirror, serve
 from brightfield.stages.download import stage

@@ -13,7 +13,8 @@ import yaml
 
 from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.core.errors import TableError
-from brightfield.core.schema import CARD_FILE, CROISSANT_FILE, MANIFEST, NODES, PATCHES, TABLES
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE
+from brightfield.core.schema import MANIFEST, NODES, PATCHES, TABLES
 from brightfield.core.tables import read_table
 from brightfield.stages.manifest.card import card, croissant, license_answers, write_card, write_croissant
 from brightfield.testing import dataset_config, make_dataset

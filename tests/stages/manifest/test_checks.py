@@ -17,28 +17,13 @@ import pytest
 import yaml
 
 from brightfield.config.options import Config, SplitConfig
+from brightfield.core.codes import Finding, Severity
 from brightfield.core.errors import CheckError
-from brightfield.core.schema import (
-    CARD_FILE,
-    CELLS,
-    CROISSANT_FILE,
-    FINDINGS,
-    LABEL_STATS,
-    MANIFEST,
-    NODES,
-    PARAMS_FILE,
-    PATCHES,
-    REASON_GROUP,
-    SPLITS,
-    Finding,
-    Severity,
-    Table,
-    image_store,
-    label_store,
-    skeleton_file,
-)
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, PARAMS_FILE, REASON_GROUP, image_store, label_store, skeleton_file
+from brightfield.core.schema import CELLS, FINDINGS, LABEL_STATS, MANIFEST, NODES, PATCHES, SPLITS, Table
 from brightfield.core.tables import frame_of, read_table, write_table
-from brightfield.stages.manifest.checks import CHECKS, as_text, refuse_errors, run_checks
+from brightfield.stages.manifest.checks import CHECKS, run_checks
+from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.testing import dataset_config, make_dataset, publish, table_row
 from brightfield.volumes.volume import open_volume
 

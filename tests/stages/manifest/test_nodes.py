@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brightfield.core.schema import NODES, MarkerKind, TipKind, Verdict
+from brightfield.core.codes import MarkerKind, TipKind, Verdict
+from brightfield.core.schema import NODES
 from brightfield.core.skeleton import Marker, Skeleton, parse_swc, read_markers, read_swc
 from brightfield.core.space import Grid
 from brightfield.core.tables import read_table, write_table

@@ -13,25 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brightfield.built.cells import built_cells
+from brightfield.built.coverage import Coverage
 from brightfield.config.options import PatchesConfig
+from brightfield.core.codes import NEURITE_LABELS, Label
 from brightfield.core.errors import GridError
-from brightfield.core.schema import NEURITE_LABELS, PATCHES, Label
+from brightfield.core.schema import PATCHES
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Window
 from brightfield.core.tables import read_table, write_table
 from brightfield.raster.voxels import rasterize
-from brightfield.stages.manifest.patches import (
-    CLASSES_OF,
-    KINDS,
-    CellVoxels,
-    Fetched,
-    _median,
-    darkest,
-    patch_shape,
-    quotas,
-    sample,
-    voxels_of,
-)
+from brightfield.stages.manifest.patches import CLASSES_OF, KINDS, CellVoxels, _median, darkest, patch_shape, quotas, sample, voxels_of
 from brightfield.testing import dataset_config, make_dataset
 
 GRID = Grid((24, 160, 160), (1.0, 0.5, 0.5))
@@ -262,7 +253,7 @@ def test_the_share_of_a_box_is_what_counting_voxels_gives(data: st.DataObject) -
         came[row.z, row.y0 : row.y1, row.x0 : row.x1] = True
     box = tuple(tuple(sorted(data.draw(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))))) for n in GRID.shape_zyx)
     box = tuple((lo, hi + 1) for lo, hi in box)
-    fetched = Fetched(tiles, GRID.shape_zyx)
+    fetched = Coverage(tiles, GRID.shape_zyx)
     assert fetched.share(box) == pytest.approx(came[tuple(slice(*b) for b in box)].mean())
     if fetched:
         draws = np.array(data.draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4)))
@@ -271,7 +262,7 @@ def test_the_share_of_a_box_is_what_counting_voxels_gives(data: st.DataObject) -
 
 
 def test_picks_are_even_over_the_voxels_that_came() -> None:
-    fetched = Fetched(_tiles(gone=lambda z, y0, x0: z % 2 == 0), GRID.shape_zyx)
+    fetched = Coverage(_tiles(gone=lambda z, y0, x0: z % 2 == 0), GRID.shape_zyx)
     draws = np.random.default_rng(1).random((4000, 4))
     picked = np.array([fetched.pick(d) for d in draws])
     assert (picked[:, 0] % 2 == 1).all()

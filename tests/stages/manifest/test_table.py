@@ -15,7 +15,8 @@ import pytest
 
 from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.core.errors import TableError
-from brightfield.core.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST, SPLITS, image_store, skeleton_file
+from brightfield.core.layout import image_store, skeleton_file
+from brightfield.core.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST, SPLITS
 from brightfield.core.skeleton import read_swc
 from brightfield.core.tables import read_table, reference_page, write_table
 from brightfield.stages.manifest.table import NOT_STATED, StoreHasher, build_manifest, hash_and_size, named_files, terms

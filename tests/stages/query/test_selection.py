@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from brightfield.config.options import Coverage, ImageConfig, SourceConfig
+from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig
 from brightfield.core.cell import Cell, cells_of
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import CELLS, PLANES
@@ -140,9 +140,9 @@ def test_planes_are_those_of_the_selected_cells_with_their_gaps() -> None:
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        (ImageConfig(coverage=Coverage.full), 4 * 300 * 400),
-        (ImageConfig(coverage=Coverage.full, level=2, z_step=3), 2 * 75 * 100),
-        (ImageConfig(coverage=Coverage.box), 4 * 300 * 400),
+        (ImageConfig(coverage=CoverageKind.full), 4 * 300 * 400),
+        (ImageConfig(coverage=CoverageKind.full, level=2, z_step=3), 2 * 75 * 100),
+        (ImageConfig(coverage=CoverageKind.box), 4 * 300 * 400),
         (ImageConfig(background_share=0.0), round(4 * 300 * 400 * 0.18)),
         (ImageConfig(background_share=0.5), round(4 * 300 * 400 * 0.27)),
     ],

@@ -7,8 +7,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import oracle
+from brightfield.core.codes import Label, Reason
 from brightfield.core.errors import CapacityError, GridError
-from brightfield.core.schema import LABEL_STATS, REASON_GROUP, Label, Reason
+from brightfield.core.layout import REASON_GROUP
+from brightfield.core.schema import LABEL_STATS
 from brightfield.core.skeleton import Marker, Skeleton, read_swc
 from brightfield.core.space import Grid, stack_grid
 from brightfield.raster.runs import overlay

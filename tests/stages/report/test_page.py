@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from brightfield.config.options import Config
+from brightfield.core.codes import Finding, Severity
 from brightfield.core.errors import TableError
-from brightfield.core.schema import MANIFEST, METRICS_FILE, PLOTS_DIR, REPORT_FILE, SPLITS, Finding, Severity, image_store
+from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_FILE, image_store
+from brightfield.core.schema import MANIFEST, SPLITS
 from brightfield.core.tables import read_table, write_table
 from brightfield.stages.report.page import MAX_PICTURED, number, write_report
 from brightfield.testing import DATASET_CELLS, make_dataset

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from brightfield.core.schema import LABEL_COLOURS_RGB, Label
+from brightfield.core.codes import LABEL_COLOURS_RGB, Label
 from brightfield.core.space import Grid
 from brightfield.stages.report import pictures
 from brightfield.stages.report.pictures import Picture, centre_voxel, coverage, overlay, png, projection, slices, tinted

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import numpy as np
 
+from brightfield.core.codes import Label, MarkerKind
 from brightfield.core.errors import SourceError
-from brightfield.core.schema import Label, MarkerKind
 from brightfield.core.skeleton import Skeleton, parse_swc
 from brightfield.core.space import Triple
 from brightfield.sources.demo.phantom import (

@@ -11,8 +11,8 @@ from math import ceil, sqrt
 
 import numpy as np
 
+from brightfield.core.codes import Label
 from brightfield.core.errors import GridError
-from brightfield.core.schema import Label
 from brightfield.core.skeleton import ROOT, Skeleton, format_swc
 from brightfield.core.space import Grid, Triple, stack_grid
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Crop, Plane, Stack
+from brightfield.core.codes import Label
 from brightfield.core.errors import InputError, SourceError, StackError, TableError, TransferError
-from brightfield.core.schema import Label
 from brightfield.core.skeleton import parse_swc
 from brightfield.core.urls import public_url
 from brightfield.sources.folder.stacks import Entry, OpenStack, open_stack, reduced

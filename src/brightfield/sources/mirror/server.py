@@ -1,6 +1,6 @@
 """An Allen-compatible HTTP server over a catalog: the embedded demo, an offline copy for a lab, and the partner of the tests.
 
-It answers what `sources/allen` and AllenSDK ask: RMA queries as JSON, ``well_known_file_download`` and ``image_download``. It can be told to
+It answers what AllenSDK asks: RMA queries as JSON, ``well_known_file_download`` and ``image_download``. It can be told to
 misbehave (`Faults`), and it remembers every request.
 """
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.schema import Grade, Label, Verdict
+from brightfield.core.codes import Grade, Label, Verdict
 from brightfield.core.skeleton import Skeleton
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.contrast import Contrast, Gates, View, highest, is_empty, window_around

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from brightfield.built.cells import BuiltCell, built_cells, file_digest, rows_digest
-from brightfield.config.options import Config, section_digest
+from brightfield.config.options import Config
+from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
-from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, Grade
+from brightfield.core.codes import Grade
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.space import Shape
-from brightfield.volumes.volume import ArraySpec
+from brightfield.volumes.shards import ArraySpec
 
 type Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 

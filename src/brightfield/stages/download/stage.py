@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from brightfield.built.cells import selected_cells
-from brightfield.config.options import Config, Scheduler, SourceKind, source_name
+from brightfield.config.options import Config, Scheduler, SourceKind
+from brightfield.config.params import source_name
 from brightfield.core.cell import Cell
 from brightfield.core.errors import BrightfieldError, CellFailures
-from brightfield.core.schema import IMAGES_DIR, SKELETONS_DIR, TILES, image_store, marker_file, skeleton_file
+from brightfield.core.layout import IMAGES_DIR, SKELETONS_DIR, image_store, marker_file, skeleton_file
+from brightfield.core.schema import TILES
 from brightfield.core.skeleton import Skeleton, parse_swc, read_swc
 from brightfield.core.tables import write_table
 from brightfield.run.engine import Engine, progress

@@ -33,7 +33,8 @@ from brightfield.stages.download.blocks import Blocks, Pixels
 from brightfield.stages.download.journal import Journal, file_record, holds
 from brightfield.stages.download.plan import UNIT_BYTES, CellPlan, Unit
 from brightfield.volumes.pyramid import build_pyramid
-from brightfield.volumes.volume import ShardFile, Volume, create_volume, encode_chunk
+from brightfield.volumes.shards import ShardFile, encode_chunk
+from brightfield.volumes.volume import Volume, create_volume
 
 IMAGE_NAME = "image.zarr"
 """The image within the directory of `download_cell`."""

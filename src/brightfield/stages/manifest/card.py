@@ -12,26 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import brightfield
 from brightfield.config.options import Config, SourceKind
+from brightfield.core.codes import LABEL_NAMES, Label, Reason, Split
 from brightfield.core.errors import TableError
 from brightfield.core.files import write_text
-from brightfield.core.schema import (
-    CARD_FILE,
-    CROISSANT_FILE,
-    DATA_DIR,
-    IMAGES_DIR,
-    LABEL_NAMES,
-    LABELS_DIR,
-    MANIFEST,
-    PATCHES,
-    SKELETONS_DIR,
-    TABLES,
-    Label,
-    Reason,
-    Split,
-    Table,
-)
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, DATA_DIR, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
+from brightfield.core.schema import MANIFEST, PATCHES, TABLES, Table
 from brightfield.core.tables import read_table
-from brightfield.splitting.assign import prove
+from brightfield.splitting.proof import prove
 from brightfield.stages.manifest.table import hash_and_size, terms
 
 if TYPE_CHECKING:

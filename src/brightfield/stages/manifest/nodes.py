@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.built.cells import BuiltCell
-from brightfield.core.schema import ALIGNMENT, LABEL_NAMES, LABEL_STATS, Label, MarkerKind, TipKind, Verdict, swc_export_file
+from brightfield.core.codes import LABEL_NAMES, Label, MarkerKind, TipKind, Verdict
+from brightfield.core.layout import swc_export_file
+from brightfield.core.schema import ALIGNMENT, LABEL_STATS
 from brightfield.core.skeleton import ROOT, Marker, Skeleton, marker_nodes, write_swc
 from brightfield.core.tables import read_table
 

@@ -9,15 +9,19 @@ from pathlib import Path
 import pandas as pd
 
 from brightfield.built.cells import BuiltCell, built_cells
-from brightfield.config.options import Config, section_digest, source_name
+from brightfield.config.options import Config
+from brightfield.config.params import section_digest, source_name
 from brightfield.core.cell import Cell
+from brightfield.core.codes import Split
 from brightfield.core.files import write_json
-from brightfield.core.schema import CHECKS_FILE, EXPORTS_DIR, MANIFEST, NODES, PATCHES, SPLITS, Split, keys_file
+from brightfield.core.layout import CHECKS_FILE, EXPORTS_DIR, keys_file
+from brightfield.core.schema import MANIFEST, NODES, PATCHES, SPLITS
 from brightfield.core.tables import read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
-from brightfield.stages.manifest import checks
 from brightfield.stages.manifest.card import write_card, write_croissant
+from brightfield.stages.manifest.checks import run_checks
+from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.stages.manifest.nodes import export_swc, nodes_of
 from brightfield.stages.manifest.patches import sample, voxels_of
 from brightfield.stages.manifest.table import build_manifest
@@ -33,9 +37,9 @@ def run(config: Config, root: Path) -> None:
     write_table(MANIFEST, build_manifest(root, config, source_url=source_name(config.source)), root)
     write_card(root, config)
     write_croissant(root, config)
-    findings = checks.run_checks(root)
-    print(checks.as_text(findings))
-    checks.refuse_errors(findings)
+    findings = run_checks(root)
+    print(as_text(findings))
+    refuse_errors(findings)
     write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])
 
 

@@ -9,25 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brightfield.config.options import Config, SourceKind, section_digest
+from brightfield.config.options import Config, SourceKind
+from brightfield.config.params import section_digest
+from brightfield.core.codes import LABEL_NAMES
 from brightfield.core.errors import TableError
 from brightfield.core.files import sha256_file
-from brightfield.core.schema import (
-    ALIGNMENT_CELLS,
-    CELLS,
-    CITATION,
-    LABEL_NAMES,
-    LABEL_STATS,
-    LICENSE_NAME,
-    LICENSE_URL,
-    MANIFEST,
-    SPLITS,
-    TILES,
-    image_store,
-    label_store,
-    marker_file,
-    skeleton_file,
-)
+from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
+from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, CITATION, LABEL_STATS, LICENSE_NAME, LICENSE_URL, MANIFEST, SPLITS, TILES
 from brightfield.core.skeleton import read_swc
 from brightfield.core.tables import frame_of, read_table
 from brightfield.core.version import __version__

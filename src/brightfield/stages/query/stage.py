@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from brightfield.config.options import Config
 from brightfield.core.errors import SourceError
-from brightfield.core.schema import CELLS, PLANES, SNAPSHOT_DIR
+from brightfield.core.layout import SNAPSHOT_DIR
+from brightfield.core.schema import CELLS, PLANES
 from brightfield.core.tables import read_table, write_table
 from brightfield.sources.connect import reachable
 from brightfield.stages.query.selection import drift, reselect, survey

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from brightfield.core.schema import Label, Reason
+from brightfield.core.codes import Label, Reason
 from brightfield.raster.runs import Runs, by_chunk, paint_distance
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Labels: what a voxel may claim. Kinds of label, the unknown rules with their reasons, and the label store of a cell.
 
-Tubes come from `raster.py`. Around them and at their ends a voxel is UNKNOWN where the trace cannot say what it is; `schema.Reason` says
+Tubes come from `raster.py`. Around them and at their ends a voxel is UNKNOWN where the trace cannot say what it is; `codes.Reason` says
 why. A traced tube wins over the rim and over markers; a bad plane, a misregistered stretch and what was not downloaded win over the tube.
 Every level of the pyramid is rasterized from the skeleton by the same rules.
 """
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brightfield.core.codes import LABEL_COLOURS_RGB, LABEL_NAMES, Finding, Label, MarkerKind, Reason, Severity
 from brightfield.core.errors import CapacityError, CheckError, GridError
-from brightfield.core.schema import LABEL_COLOURS_RGB, LABEL_NAMES, REASON_GROUP, Finding, Label, MarkerKind, Reason, Severity
+from brightfield.core.layout import REASON_GROUP
 from brightfield.core.skeleton import Marker, Skeleton
 from brightfield.core.space import Grid, Shape
 from brightfield.raster.cones import Cones, SomaEdges, balls, cones_of, grid_numbers, shell_spans_of, spans_of
@@ -140,7 +141,7 @@ def write_labels(
 
     path: a directory that is not yet the finished one. grid: of the downloaded image; its pyramid gives the levels.
     source_image: path of the image store relative to `path`. image_reasons: asked for each level and its grid, gives runs of
-    `schema.Reason` bits that were found in the image (misregistered, unexplained, soma uncertain).
+    `codes.Reason` bits that were found in the image (misregistered, unexplained, soma uncertain).
 
     Raises GridError for a skeleton that cannot belong to the grid, CapacityError where the disk is too small, both before any work, and
     CheckError when a tree inside the grid did not become one component.

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from brightfield.built.cells import BuiltCell, built_cells, facts_digest, file_digest, rows_digest
-from brightfield.config.options import Config, section_digest
+from brightfield.config.options import Config
+from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
-from brightfield.core.schema import FINDINGS, IMAGES_DIR, LABEL_STATS, LABELS_DIR, image_store, label_store
+from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, image_store, label_store
+from brightfield.core.schema import FINDINGS, LABEL_STATS
 from brightfield.core.tables import frame_of, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache

@@ -15,30 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brightfield.built.dataset import Dataset
+from brightfield.core.codes import LABEL_NAMES, Finding, Label, Reason, Severity, Split
 from brightfield.core.errors import StackError
 from brightfield.core.files import write_text
-from brightfield.core.schema import (
-    ALIGNMENT,
-    ALIGNMENT_CELLS,
-    FINDINGS,
-    LABEL_NAMES,
-    LABEL_STATS,
-    METRICS_FILE,
-    NODES,
-    PATCHES,
-    PLOTS_DIR,
-    REPORT_FILE,
-    TILES,
-    Finding,
-    Label,
-    Reason,
-    Severity,
-    Split,
-    image_store,
-    label_store,
-)
+from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_FILE, image_store, label_store
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, PATCHES, TILES
 from brightfield.core.tables import read_table
-from brightfield.splitting.assign import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, Proof, prove
+from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, Proof, prove
 from brightfield.stages.report.pictures import Overlay, Picture, centre_voxel, colour, overlay, projection, slices
 from brightfield.volumes.volume import open_volume
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.schema import LABEL_COLOURS_RGB, NEURITE_LABELS, Label
+from brightfield.core.codes import LABEL_COLOURS_RGB, NEURITE_LABELS, Label
 from brightfield.core.space import Window
 from brightfield.volumes.volume import Volume
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from brightfield.config.options import Config
-from brightfield.core.schema import CHANGELOG_FILE, CHECKS_FILE, Finding, Severity
+from brightfield.core.codes import Finding, Severity
+from brightfield.core.layout import CHANGELOG_FILE, CHECKS_FILE
 from brightfield.stages.report.page import write_report
 
 

@@ -6,9 +6,11 @@ import hashlib
 from pathlib import Path
 
 from brightfield.config.options import Config
-from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, SPLITS, skeleton_file
+from brightfield.core.layout import skeleton_file
+from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, SPLITS
 from brightfield.core.tables import read_table, write_table
-from brightfield.splitting.assign import assign, search_salt
+from brightfield.splitting.assign import assign
+from brightfield.splitting.salt import search_salt
 
 
 def run(config: Config, root: Path) -> None:

@@ -6,9 +6,7 @@ serialisation, MINOR adds records or columns, MAJOR edits or removes records or 
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,28 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brightfield.core.errors import CheckError, ConfigError, SourceError, TableError, TransferError
-from brightfield.core.schema import (
-    CARD_FILE,
-    CELLS,
-    CHANGELOG_FILE,
-    CROISSANT_FILE,
-    IMAGES_DIR,
-    LABELS_DIR,
-    MANIFEST,
-    PARAMS_FILE,
-    SKELETONS_DIR,
-    SPLITS,
-    TILES,
-    Severity,
-    Split,
-    Table,
-)
+from brightfield.core.codes import Split
+from brightfield.core.errors import SourceError, TableError
+from brightfield.core.layout import PARAMS_FILE
+from brightfield.core.schema import CELLS, MANIFEST, TILES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIRST_VERSION = "v1.0.0"
 WORKING_TREE = "the working tree"
 
 _SERIALISATION = {"image.chunk_zyx", "image.shard_zyx"}
@@ -106,7 +90,7 @@ def diff(root: Path, old: str, new: str | None = None) -> VersionDiff:
 
     Raises SourceError for a revision that git or DVC does not know, TableError where one has no manifest.
     """
-    before, after = _manifest(root, old), _manifest(root, new)
+    before, after = manifest_at(root, old), manifest_at(root, new)
     options = _option_changes(_params(root, old), _params(root, new))
     both = sorted(set(before.index) & set(after.index))
     same_pixels = _same_pixels(root, old, new, both) if any(_differs(before, after, i, _HASHES["image"]) for i in both) else set(both)
@@ -121,14 +105,15 @@ def diff(root: Path, old: str, new: str | None = None) -> VersionDiff:
         columns_added=tuple(name for name in after.columns if name not in before.columns),
         columns_removed=tuple(name for name in before.columns if name not in after.columns),
         options=tuple(f"{key}: {a} -> {b}" for key, (a, b) in options.items()),
-        numbers=tuple((name, *pair) for name, pair in _numbers(before, after).items()),
+        numbers=tuple((name, *pair) for name, pair in numbers_of(before, after).items()),
     )
 
 
 # ---------------------------------------------------------------------------------------------------------- what a revision has
 
 
-def _manifest(root: Path, rev: str | None) -> pd.DataFrame:
+def manifest_at(root: Path, rev: str | None) -> pd.DataFrame:
+    """The manifest of a revision by specimen id; None is the working tree."""
     return _table(root, rev, MANIFEST).set_index("specimen_id").sort_index()
 
 
@@ -145,7 +130,7 @@ def _table(root: Path, rev: str | None, table: Table, columns: list[str] | None 
             )
         content = (root / table.path).read_bytes()
     else:
-        _git(root, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}", failure=f"{rev} is no revision of this repository")
+        git_output(root, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}", failure=f"{rev} is no revision of this repository")
         files = remote_files(root, rev, table.path)
         if "." not in files:
             raise TableError(f"revision {rev} has no {table.name} table", path=table.path)
@@ -157,12 +142,17 @@ def _table(root: Path, rev: str | None, table: Table, columns: list[str] | None 
 def _params(root: Path, rev: str | None) -> dict[str, Any]:
     import yaml
 
-    text = (root / PARAMS_FILE).read_text() if rev is None else _git(root, "show", f"{rev}:./{PARAMS_FILE}", failure=f"{rev} has no params")
+    text = (
+        (root / PARAMS_FILE).read_text()
+        if rev is None
+        else git_output(root, "show", f"{rev}:./{PARAMS_FILE}", failure=f"{rev} has no params")
+    )
     groups = yaml.safe_load(text)
     return {f"{group}.{key}": value for group, inner in groups.items() for key, value in inner.items() if group not in ("compute", "meta")}
 
 
-def _git(root: Path, *words: str, failure: str = "") -> str:
+def git_output(root: Path, *words: str, failure: str = "") -> str:
+    """What git says in the repository at `root`; raises SourceError, with `failure` in front, where it refuses."""
     done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603, S607 - our own words
     if done.returncode:
         raise SourceError(f"{failure or 'git ' + words[0] + ' failed'}: {done.stderr.strip() or 'see `git tag` and `git log`'}")
@@ -176,10 +166,11 @@ def _differs(before: pd.DataFrame, after: pd.DataFrame, specimen_id: int, column
     if column not in before.columns or column not in after.columns:
         return False
     old, new = before[column][specimen_id], after[column][specimen_id]
-    return bool(old != new) and not (_is_null(old) and _is_null(new))
+    return bool(old != new) and not (is_null(old) and is_null(new))
 
 
-def _is_null(value: object) -> bool:
+def is_null(value: object) -> bool:
+    """Whether there is no value."""
     return value is None or bool(value != value)
 
 
@@ -245,7 +236,9 @@ def _why(
     return tuple(reasons)
 
 
-def _numbers(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, tuple[float, float]]:
+def numbers_of(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """The totals of a version before and after, by name."""
+
     def count(frame: pd.DataFrame) -> dict[str, float]:
         numbers: dict[str, float] = {"cells": len(frame), "donors": frame["donor_id"].nunique()}
         numbers |= {f"{side} cells": int((frame["split"] == side).sum()) for side in Split}
@@ -292,192 +285,4 @@ def _grouped(changes: Sequence[Change]) -> Iterator[str]:
 # --------------------------------------------------------------------------------------------------------------------- releasing
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The next version, why it has this number, and whether it was made."""
-
-    version: str
-    notes: str
-    done: bool
-
-    def __str__(self) -> str:
-        if self.done:
-            return f"{self.notes}\ntagged {self.version}; now run: dvc push && git push --follow-tags"
-        return f"{self.notes}\nwould tag {self.version}; run with --yes to do it"
-
-
-def release(root: Path, *, dry_run: bool = False) -> Release:
-    """Prove the dataset, propose the next number, write the data changelog, commit and tag.
-
-    Raises ConfigError for a stale params.yaml, CheckError where git, DVC or the checks find something.
-    """
-    _require_releasable(root)
-    last = _last_version(root)
-    if last is None:
-        version, notes = FIRST_VERSION, _first_notes(root)
-    else:
-        difference = diff(root, last)
-        version, notes = next_version(last, difference.bump), difference.as_text()
-    if not dry_run:
-        _write_changelog(root, version, notes)
-        _rebuild_readers(root)
-        _git(root, "add", "--update", ".")
-        _git(root, "add", str(CHANGELOG_FILE))
-        _git(root, "commit", "-q", "-m", f"Data {version}")
-        _git(root, "tag", "-a", version, "-m", f"Data {version}")
-    return Release(version, notes, done=not dry_run)
-
-
-def next_version(last: str, bump: Bump) -> str:
-    """`v1.2.3` and MINOR give `v1.3.0`."""
-    major, minor, patch = (int(number) for number in last.removeprefix("v").split("."))
-    return {Bump.MAJOR: f"v{major + 1}.0.0", Bump.MINOR: f"v{major}.{minor + 1}.0", Bump.PATCH: f"v{major}.{minor}.{patch + 1}"}[bump]
-
-
-def _require_releasable(root: Path) -> None:
-    from brightfield.config import compose as composition
-    from brightfield.stages.manifest import checks
-
-    composition.require_fresh(root)
-    dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
-    if dirty:
-        raise CheckError(f"the working tree has changes that no commit holds; commit them first:\n{dirty}")
-    behind = _dvc_status(root)
-    if behind:
-        raise CheckError(f"the data is not what dvc.lock says: {', '.join(behind)}; run `dvc repro`, then commit dvc.lock")
-    errors = [finding for finding in checks.run_checks(root) if finding.severity == Severity.ERROR]
-    if errors:
-        raise CheckError("the dataset does not pass its checks:\n" + "\n".join(f"  {f.check}: {f.message}" for f in errors))
-
-
-def _dvc_status(root: Path) -> list[str]:
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        return sorted(repo.status())
-
-
-def _rebuild_readers(root: Path) -> None:
-    """Run the stages that read the changelog again: the report shows its newest entry."""
-    if behind := _dvc_status(root):
-        from dvc.repo import Repo
-
-        with Repo(str(root)) as repo:
-            repo.reproduce(behind)
-
-
-def _last_version(root: Path) -> str | None:
-    tags = [tag for tag in _git(root, "tag", "--merged", "HEAD").splitlines() if re.fullmatch(r"v\d+\.\d+\.\d+", tag)]
-    return max(tags, key=lambda tag: [int(number) for number in tag[1:].split(".")], default=None)
-
-
-def _first_notes(root: Path) -> str:
-    manifest = _manifest(root, None)
-    numbers = _numbers(manifest, manifest)
-    return "\n".join(["first version", *(f"  {name}: {new:g}" for name, (_, new) in numbers.items())])
-
-
-def _write_changelog(root: Path, version: str, notes: str) -> None:
-    title = (
-        "# Data changelog\n\nPATCH: same data, other serialisation. MINOR: cells or columns added. MAJOR: cells edited, removed or moved.\n"
-    )
-    path = root / CHANGELOG_FILE
-    earlier = path.read_text(encoding="utf-8").removeprefix(title) if path.exists() else ""
-    path.write_text(f"{title}\n## {version}\n\n```\n{notes}\n```\n{earlier}", encoding="utf-8")
-
-
 # ----------------------------------------------------------------------------------------------------------------------- pulling
-
-
-def pull(root: Path, *, split: str | None = None, cells: Sequence[int] = (), labels_only: bool = False) -> list[str]:
-    """Fetch a part of the dataset from the team remote: the tables, and the skeletons, labels and images of the chosen cells or of all.
-
-    Returns what was asked of DVC. Raises ConfigError for an unknown split or cell, TransferError, naming the files, where some cannot be
-    had or arrive damaged.
-    """
-    _dvc_pull(root, [str(path) for path in _tables(root)])
-    targets = pull_targets(root, split=split, cells=cells, labels_only=labels_only)
-    _dvc_pull(root, targets)
-    return targets
-
-
-def pull_targets(root: Path, *, split: str | None = None, cells: Sequence[int] = (), labels_only: bool = False) -> list[str]:
-    """The DVC targets of a part of the dataset; needs the splits table."""
-    if split is None and not cells:
-        chosen = [SKELETONS_DIR, LABELS_DIR] if labels_only else [SKELETONS_DIR, LABELS_DIR, IMAGES_DIR]
-        return [path.as_posix() for path in chosen]
-    if split is not None and split not in list(Split):
-        raise ConfigError(f"split={split}: one of {', '.join(Split)}")
-    manifest = _manifest(root, None)
-    unknown = sorted(set(cells) - set(manifest.index))
-    if unknown:
-        raise ConfigError(f"this version has no cell {', '.join(map(str, unknown))}")
-    wanted = [*cells, *(manifest.index[manifest["split"] == split] if split is not None else [])]
-    columns = ["skeleton_path", "marker_path", "label_path", *([] if labels_only else ["image_path"])]
-    paths = (manifest[column][i] for i in sorted(set(wanted)) for column in columns)
-    return [str(path) for path in paths if not _is_null(path)]
-
-
-def _tables(root: Path) -> list[Path]:
-    """Tracked files that are no volumes and no skeletons."""
-    import yaml
-
-    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
-    outs = [Path(out["path"]) for stage in lock["stages"].values() for out in stage.get("outs", [])]
-    small = {MANIFEST.path, SPLITS.path, CELLS.path, CROISSANT_FILE, CARD_FILE}
-    return [path for path in outs if path in small or path.suffix == ".parquet"]
-
-
-def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
-    """`dvc pull`, with every object that arrives compared with its hash: by default DVC believes its remotes."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        remotes = {name: {"verify": True} for name in repo.config["remote"]}
-    if not remotes:
-        raise ConfigError("this clone knows no remote; add the team's: dvc remote add -d team URL")
-    with Repo(str(root), config={"remote": remotes}) as repo:
-        try:
-            repo.pull(targets=[str(root.resolve() / target) for target in targets])
-        except (DvcException, OSError) as error:
-            raise TransferError(_told(error, repo, targets)) from error
-
-
-def _told(error: Exception, repo: Any, targets: Sequence[str]) -> str:
-    from dvc.exceptions import DvcException
-    from dvc_data.index import DataIndexDirError
-
-    try:
-        lost = "\n".join(f"  {line}" for line in _lost_files(repo, targets))
-    except (DvcException, DataIndexDirError, OSError):  # the remote answers nothing at all
-        lost = ""
-    if lost:
-        return f"the remote does not give what dvc.lock names:\n{lost}\nask for `dvc push` from a clone that has it"
-    return f"dvc pull: {error}; see `dvc remote list` and docs/how-to/team-remote.md"
-
-
-def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
-    """The files below `targets` that did not come, and whether the remote lacks them or has them damaged."""
-    index = repo.index.data["repo"]
-    for key, entry in (item for target in targets for item in index.iteritems(tuple(target.split("/"))) if not item[1].isdir):
-        storage = index.storage_map[key]
-        cache, cached = storage.cache.get(entry)
-        if not cache.exists(cached):
-            remote, path = storage.remote.get(entry)
-            yield f"{'/'.join(key)}: {_fault(remote, path, entry.hash_info.value)} ({path})"
-
-
-def _fault(remote: Any, path: str, md5: str) -> str:
-    digest = hashlib.md5(usedforsecurity=False)  # DVC's
-    try:
-        with remote.open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(2**20), b""):
-                digest.update(block)
-    except FileNotFoundError:
-        return "absent from the remote"
-    except OSError:
-        raise
-    except Exception as error:  # each kind of remote brings exceptions of its own
-        return f"unreadable in the remote: {error}"
-    return "not fetched from the remote" if digest.hexdigest() == md5 else "damaged in the remote"

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from brightfield.core.codes import Finding, Severity
 from brightfield.core.errors import CheckError, ConfigError, SourceError, TableError
-from brightfield.core.schema import Finding, Severity
-from brightfield.versions import Bump, diff, next_version, pull_targets, release
+from brightfield.versions.diff import Bump, diff
+from brightfield.versions.pull import pull_targets
+from brightfield.versions.release import next_version, release
 from repositories import command, commit_version, data_repository, write_dataset
 
 pytestmark = [pytest.mark.usefixtures("at_home"), pytest.mark.slow]

@@ -1,0 +1,53 @@
+"""`params.yaml`: the composed configuration that stages read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from brightfield.config.options import Config, SourceConfig, SourceKind
+from brightfield.config.validate import validate
+from brightfield.core.errors import ConfigError
+from brightfield.core.urls import public_url
+
+
+def source_name(source: SourceConfig) -> str:
+    """What the tables call the source: its URL or path, or `demo`, whose mirror has another port each time."""
+    if source.kind == SourceKind.demo:
+        return "demo"
+    return public_url(source.base_url if source.kind == SourceKind.allen else source.path)
+
+
+def load(params_path: Path | str) -> Config:
+    """The configuration in a `params.yaml`, edited by hand or not, under the same rules as composition. Raises ConfigError."""
+    path = Path(params_path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not there; write it with `brightfield config`") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    return validate(values, origin=path.name)
+
+
+def plain(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration as nested dicts of plain values (an enum is its name), in the order of the dataclasses."""
+    raw: dict[str, dict[str, Any]] = asdict(config)
+    return {group: {name: str(v) if isinstance(v, Enum) else v for name, v in inner.items()} for group, inner in raw.items()}
+
+
+def section_digest(config: Config, groups: Iterable[str]) -> str:
+    """sha256 over the named groups (`source`) or single options (`image.level`); the order of naming does not matter. For keys."""
+    values = plain(config)
+    chosen: dict[str, Any] = {}
+    for name in groups:
+        group, _, leaf = name.partition(".")
+        chosen[name] = values[group][leaf] if leaf else values[group]
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

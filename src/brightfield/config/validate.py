@@ -1,0 +1,239 @@
+"""Judging options: every value by its type and limits, then the rules between options."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from brightfield.config.options import Config, SourceKind, SplitStrategy
+from brightfield.core.errors import ConfigError
+from brightfield.core.schema import LICENSE_URL
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its dotted key, type with limits, default and meaning."""
+
+    key: str
+    annotation: Any
+    default: Any
+    description: str
+
+    @property
+    def allowed(self) -> str:
+        """The values it takes, in words: `one of inside, semantic` or `number >= 0, < 1`."""
+        base, *limits = typing.get_args(self.annotation)
+        if isinstance(base, type) and issubclass(base, Enum):
+            return "one of " + ", ".join(base.__members__)
+        words: dict[Any, str] = {
+            bool: "true or false",
+            int: "whole number",
+            float: "number",
+            str: "text",
+            list[int]: "list of whole numbers",
+        }
+        words |= {list[float]: "list of numbers", list[str]: "list of texts", int | None: "whole number or null"}
+        bounds = [f"{sign} {getattr(bound, name):g}" for bound in _bounds(limits) for name, sign in _SIGNS.items() if hasattr(bound, name)]
+        return " ".join([words[base], ", ".join(bounds)]).strip()
+
+    def parse(self, value: object) -> Any:
+        """`value` as the option's type. Text is never taken for a number. Raises ConfigError naming key, value and allowed values."""
+        if value == "???":
+            raise ConfigError(f"{self.key} needs a value ({self.allowed}): {self.description}")
+        base = typing.get_args(self.annotation)[0]
+        strict = not (isinstance(base, type) and issubclass(base, Enum))
+        try:
+            return _adapter(self.key).validate_python(value, strict=strict)
+        except ValidationError as error:
+            raise ConfigError(f"{self.key} = {_show(value)} is not allowed; allowed: {self.allowed} ({self.description})") from error
+
+
+@cache
+def _adapter(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(options()[key].annotation, config=ConfigDict(allow_inf_nan=False))
+
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _bounds(limits: Iterable[Any]) -> Iterator[Any]:
+    for limit in limits:
+        yield from getattr(limit, "metadata", ())
+
+
+def _show(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every option by its dotted key, in the order of the dataclasses."""
+    found = {}
+    for group in fields(Config):
+        factory = typing.cast("type", group.default_factory)
+        hints, defaults = typing.get_type_hints(factory, include_extras=True), factory()
+        for item in fields(factory):
+            annotation = hints[item.name]
+            texts = [limit.description for limit in typing.get_args(annotation)[1:] if getattr(limit, "description", None)]
+            key = f"{group.name}.{item.name}"
+            found[key] = Option(key, annotation, getattr(defaults, item.name), texts[-1])
+    return found
+
+
+def group_names() -> tuple[str, ...]:
+    """The groups, in order."""
+    return tuple(group.name for group in fields(Config))
+
+
+def validate(values: object, *, origin: str = "the configuration") -> Config:
+    """Parse a nested mapping into a Config; every key must be there, none may be unknown, and the rules between options must hold.
+
+    Raises ConfigError naming `origin`, the key, the value, what is allowed, and for an unknown key the closest known one.
+    """
+    known = options()
+    leaves = _leaves(values, origin)
+    for key in leaves:
+        if key not in known:
+            raise unknown_key(key, origin)
+    missing = [key for key in known if key not in leaves]
+    if missing:
+        raise ConfigError(f"{origin} lacks {', '.join(missing)}; write it anew with `brightfield config`")
+    try:
+        parsed = {key: option.parse(leaves[key]) for key, option in known.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+    config = Config()
+    for key, value in parsed.items():
+        group, name = key.split(".")
+        setattr(getattr(config, group), name, value)
+    _check_rules(config, origin)
+    return config
+
+
+def unknown_key(key: str, origin: str) -> ConfigError:
+    """The error for a key that is no option: names the closest one."""
+    candidates = options() if "." in key else group_names()
+    same_name = [known for known in options() if known.split(".")[1] == key.rsplit(".", 1)[-1]]
+    close = same_name or difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)
+    return ConfigError(f"{origin}: {key} is not an option; did you mean {close[0]}?")
+
+
+def _leaves(values: object, origin: str) -> dict[str, object]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{origin}: expected groups of options ({', '.join(group_names())}), found {type(values).__name__}")
+    leaves: dict[str, object] = {}
+    for group, inner in values.items():
+        if group not in group_names():
+            raise unknown_key(str(group), origin)
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{origin}: {group} must hold options, found {_show(inner)}")
+        leaves.update({f"{group}.{name}": value for name, value in inner.items()})
+    return leaves
+
+
+def _check_rules(config: Config, origin: str) -> None:
+    broken = [
+        problem
+        for rule in (_source_rules, _image_rules, _label_rules, _align_rules, _split_rules, _patch_rules)
+        for problem in rule(config)
+    ]
+    if broken:
+        raise ConfigError(f"{origin}: " + "\n".join(broken))
+
+
+def _source_rules(config: Config) -> Iterator[str]:
+    source = config.source
+    if source.kind in (SourceKind.allen, SourceKind.challenge) and not source.accept_terms:
+        yield (
+            f"source={source.kind} needs source.accept_terms=true: the data is for non-commercial research and must be cited. "
+            f"Read {LICENSE_URL}, then add source.accept_terms=true"
+        )
+    if source.kind in (SourceKind.folder, SourceKind.challenge) and not source.path:
+        yield f"source={source.kind} needs source.path: the folder or fsspec URL with the stacks"
+    if any(number < 1 for number in source.specimen_ids):
+        yield f"source.specimen_ids = {source.specimen_ids}: a specimen id is a positive whole number"
+    if len(set(source.specimen_ids)) != len(source.specimen_ids):
+        yield f"source.specimen_ids = {source.specimen_ids}: an id is given twice"
+    if not source.reconstruction_types or not set(source.reconstruction_types) <= {"full", "dendrite-only"}:
+        yield f"source.reconstruction_types = {source.reconstruction_types}: one or both of full, dendrite-only"
+    for key in ("path", "metadata", "base_url"):
+        address = urlsplit(getattr(source, key))
+        if address.scheme and (address.password or address.query):
+            yield (
+                f"source.{key} carries a password or a signature, and params.yaml is in git; leave it out: credentials are found in the "
+                "environment and in the cloud's own configuration (see docs/how-to/own-stacks.md)"
+            )
+    if source.kind is SourceKind.allen and not source.base_url:
+        yield "source=allen needs source.base_url: the address of the service or of a mirror"
+    if source.base_url and not source.base_url.startswith(("http://", "https://")):
+        yield f"source.base_url = {source.base_url!r}: an http:// or https:// address, or empty"
+
+
+def _image_rules(config: Config) -> Iterator[str]:
+    image = config.image
+    sizes = {"image.chunk_zyx": image.chunk_zyx, "image.shard_zyx": image.shard_zyx}
+    bad = [f"{key} = {value}: three positive whole numbers (z, y, x)" for key, value in sizes.items() if not _is_size(value)]
+    yield from bad
+    if bad:
+        return
+    if any(shard % chunk for shard, chunk in zip(image.shard_zyx, image.chunk_zyx, strict=True)):
+        yield f"image.chunk_zyx = {image.chunk_zyx} must divide image.shard_zyx = {image.shard_zyx} in every axis"
+    tile = image.tile_px >> image.level
+    if image.tile_px % (1 << image.level):
+        yield f"image.tile_px = {image.tile_px} must be a multiple of 2^image.level = {1 << image.level}"
+    if tile > min(image.shard_zyx[1:]):
+        yield (
+            f"a tile is larger than a shard: image.tile_px = {image.tile_px} is {tile} voxels at image.level = {image.level}, "
+            f"image.shard_zyx = {image.shard_zyx}"
+        )
+
+
+def _label_rules(config: Config) -> Iterator[str]:
+    if config.labels.connect not in (26, 6, None):
+        yield f"labels.connect = {config.labels.connect} is not allowed: 26, 6 or null are"
+
+
+def _align_rules(config: Config) -> Iterator[str]:
+    align = config.align
+    if len(align.ring_um) != 2 or not 0 <= align.ring_um[0] < align.ring_um[1]:
+        yield f"align.ring_um = {align.ring_um}: inner and outer radius in um, the outer one larger"
+    if align.alongside_um < align.max_shift_um:
+        yield f"align.alongside_um = {align.alongside_um} must not be less than align.max_shift_um = {align.max_shift_um}"
+
+
+def _split_rules(config: Config) -> Iterator[str]:
+    split = config.split
+    if split.test + split.val >= 1:
+        yield f"split.test + split.val = {split.test:g} + {split.val:g} leaves nothing to train on: their sum must be less than 1"
+    if split.fold >= split.n_folds:
+        yield f"split.fold = {split.fold}: folds are numbered from 0 to split.n_folds - 1 = {split.n_folds - 1}"
+    if split.strategy is SplitStrategy.ood_line and not split.hold_out_line:
+        yield "split=ood_line needs split.hold_out_line: the transgenic line that is test"
+    if split.strategy is SplitStrategy.species and not split.hold_out_species:
+        yield "split=species needs split.hold_out_species: the species that is test"
+    if split.min_test_grade not in ("A", "B"):
+        yield f"split.min_test_grade = {split.min_test_grade!r} is not allowed: A or B are"
+
+
+def _patch_rules(config: Config) -> Iterator[str]:
+    patches = config.patches
+    mix = {name: getattr(patches, name) for name in ("dendrite", "axon", "soma", "keypoint", "hard_negative", "edge", "random")}
+    if sum(mix.values()) > 1 + 1e-9:
+        yield f"the patch mix sums to {sum(mix.values()):g}, more than 1: " + ", ".join(f"patches.{k} = {v:g}" for k, v in mix.items())
+    if not _is_size(patches.size_zyx):
+        yield f"patches.size_zyx = {patches.size_zyx}: three positive whole numbers (z, y, x)"
+    if patches.size_um and not _is_size(patches.size_um):
+        yield f"patches.size_um = {patches.size_um}: three positive numbers (z, y, x) in um, or empty"
+
+
+def _is_size(value: list[int] | list[float]) -> bool:
+    return len(value) == 3 and all(number > 0 for number in value)

@@ -1,0 +1,87 @@
+"""Where the files of a dataset lie. Nothing else spells their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+DATA_DIR = Path("data")
+
+
+SNAPSHOT_DIR = Path("snapshot")
+
+
+CHANGELOG_FILE = Path("DATA_CHANGELOG.md")
+
+
+REPORTS_DIR = Path("reports")
+
+
+PARAMS_FILE = Path("params.yaml")
+
+
+SKELETONS_DIR = DATA_DIR / "skeletons"
+
+
+IMAGES_DIR = DATA_DIR / "images"
+
+
+LABELS_DIR = DATA_DIR / "labels"
+
+
+EXPORTS_DIR = DATA_DIR / "swc"
+
+
+KEYS_DIR = DATA_DIR / "keys"
+
+
+CROISSANT_FILE = DATA_DIR / "croissant.json"
+
+
+CARD_FILE = DATA_DIR / "README.md"
+
+
+CHECKS_FILE = DATA_DIR / "checks.json"
+
+
+REPORT_FILE = REPORTS_DIR / "report.html"
+
+
+METRICS_FILE = REPORTS_DIR / "metrics.json"
+
+
+PLOTS_DIR = REPORTS_DIR / "plots"
+
+
+def skeleton_file(specimen_id: int) -> Path:
+    """The SWC of one cell, the source's bytes."""
+    return SKELETONS_DIR / f"{specimen_id}.swc"
+
+
+def marker_file(specimen_id: int) -> Path:
+    """The marker file of one cell, the source's bytes; may be absent."""
+    return SKELETONS_DIR / f"{specimen_id}.marker"
+
+
+def swc_export_file(specimen_id: int, unit: Literal["um", "voxels"]) -> Path:
+    """The skeleton as the labels were drawn from it, for evaluators: in um, or in voxels of the downloaded grid."""
+    return EXPORTS_DIR / f"{specimen_id}_{unit}.swc"
+
+
+def image_store(specimen_id: int) -> Path:
+    """The OME-Zarr image of one cell."""
+    return IMAGES_DIR / f"{specimen_id}.zarr"
+
+
+def label_store(specimen_id: int) -> Path:
+    """The OME-Zarr labels of one cell."""
+    return LABELS_DIR / f"{specimen_id}.zarr"
+
+
+def keys_file(stage: str) -> Path:
+    """The key of every cell that a stage finished: by it a pulled cell is known to be valid, and is not computed again."""
+    return KEYS_DIR / f"{stage}.json"
+
+
+REASON_GROUP = "reason"
+"""Sub-group of a label store that holds the `Reason` bits, with the same levels as the labels."""

@@ -1,0 +1,117 @@
+"""What DVC already has: cells that a clone has only pulled are taken from the DVC cache."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brightfield.core.files import link
+from brightfield.core.schema import Table
+from brightfield.core.tables import read_table, write_table
+
+
+def cache_root(root: Path) -> Path:
+    """The DVC cache of the repository at `root`, read from its configuration: importing dvc for this takes a second."""
+    for name in ("config.local", "config"):
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read(root / ".dvc" / name)
+        if parser.has_option("cache", "dir"):
+            return (root / ".dvc" / parser.get("cache", "dir").strip("\"'")).resolve()
+    return (root / ".dvc" / "cache").resolve()
+
+
+Share = Callable[[int, Path], bool]
+"""Puts one cell's share of an output below a directory; False where it cannot be had."""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The outputs that `dvc.lock` names, as far as the DVC cache has them."""
+
+    cache: Path
+    hashes: dict[Path, str]
+
+    @classmethod
+    def of(cls, root: Path) -> Tracked | None:
+        """Those of the repository at `root`; None where it has no `dvc.lock`."""
+        import yaml
+
+        try:
+            lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
+        return cls(cache_root(root) / "files" / "md5", {Path(out["path"]): out["md5"] for out in outs if "md5" in out})
+
+    def object(self, md5: str) -> Path | None:
+        """The cached file of that hash, if it is there and is not damaged."""
+        path = self.cache / md5[:2] / md5[2:]
+        if not path.is_file():
+            return None
+        with path.open("rb") as stream:
+            return path if hashlib.file_digest(stream, "md5").hexdigest() == md5.removesuffix(".dir") else None
+
+    def file(self, output: Path) -> Path | None:
+        """The cached file of a tracked output."""
+        md5 = self.hashes.get(output)
+        return None if md5 is None else self.object(md5)
+
+    def json(self, output: Path) -> Any:
+        """The content of a tracked JSON file or of a directory's listing."""
+        path = self.file(output)
+        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def share_of(output: Path | Table, tracked: Tracked) -> Share | None:
+    """How a cell's share of an output is taken from the DVC cache; None where it does not have that output."""
+    return _table_share(output, tracked) if isinstance(output, Table) else _directory_share(output, tracked)
+
+
+def _directory_share(output: Path, tracked: Tracked) -> Share | None:
+    listing = tracked.json(output)
+    if listing is None:
+        return None
+    owned: dict[str, list[tuple[str, str]]] = {}
+    for entry in listing:
+        owned.setdefault(entry["relpath"].split("/")[0].split(".")[0], []).append((entry["relpath"], entry["md5"]))
+
+    def put(specimen_id: int, directory: Path) -> bool:
+        for relpath, md5 in owned.get(str(specimen_id), []):
+            source = tracked.object(md5)
+            if source is None:
+                return False
+            link(source, directory / output / relpath)
+        return True
+
+    return put
+
+
+def _table_share(table: Table, tracked: Tracked) -> Share | None:
+    import pandas as pd
+
+    path = tracked.file(table.path)
+    if path is None:
+        return None
+    rows = dict(iter(_read_cached(table, path).groupby("specimen_id")))
+
+    def put(specimen_id: int, directory: Path) -> bool:
+        frame = rows.get(specimen_id)
+        if frame is not None:
+            write_table(table, pd.DataFrame(frame), directory)
+        return True
+
+    return put
+
+
+def _read_cached(table: Table, path: Path) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        stand_in = Path(folder) / table.path
+        stand_in.parent.mkdir(parents=True)
+        stand_in.symlink_to(path)
+        return read_table(table, Path(folder))

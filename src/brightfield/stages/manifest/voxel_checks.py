@@ -1,0 +1,220 @@
+"""Checks that look at volumes, nodes and patches: chunk by chunk, a few of them per level, evenly spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brightfield.built.coverage import Coverage
+from brightfield.built.dataset import Dataset, records
+from brightfield.core.codes import LABEL_NAMES, Finding, Label, Reason
+from brightfield.core.errors import StackError
+from brightfield.core.layout import REASON_GROUP
+from brightfield.core.schema import NODES, PATCHES, TILES
+from brightfield.core.skeleton import read_swc
+from brightfield.core.space import Grid, Shape, Window, download_grid, stack_grid
+from brightfield.core.tables import read_table
+from brightfield.stages.manifest.findings import error_of, warning_of
+from brightfield.stages.manifest.patches import centre_of
+from brightfield.volumes.volume import Volume, open_volume
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+CHUNKS_PER_LEVEL = 8
+
+
+PATCHES_PER_CELL = 8
+"""Patches of a cell whose voxels are counted again."""
+
+
+KNOWN_CODES = {
+    "inside": (0, 1, 255),
+    "semantic": tuple(int(label) for label in Label),
+    "centerline": tuple(int(label) for label in Label),
+    "distance": tuple(range(256)),
+}
+
+
+def check_grids(dataset: Dataset) -> Iterator[Finding]:
+    """Image, labels and reasons of a cell share one grid at every level: the one that cells table and configuration say."""
+    image, z_step = dataset.config.image, dataset.config.image.z_step
+    for row in records(dataset.taken):
+        specimen_id = int(row["specimen_id"])
+        try:
+            found = {kind: open_volume(dataset.root / str(row[f"{kind}_path"])) for kind in ("image", "label")}
+            found["reason"] = found["label"].sub(REASON_GROUP)
+        except (StackError, OSError) as error:
+            yield error_of("grids", f"a volume cannot be opened: {error}", specimen_id)
+            continue
+        full = stack_grid(*(row[name] for name in ("n_planes", "height_px", "width_px", "pixel_um", "plane_um")))
+        expected = download_grid(full, image.level, z_step)
+        for kind, volume in found.items():
+            if not _same_grid(volume.grids[0], expected):
+                yield error_of("grids", f"the {kind} is on {_brief(volume.grids[0])}, not on {_brief(expected)}", specimen_id)
+            elif len(volume.grids) != len(found["image"].grids) or not all(map(_same_grid, volume.grids, found["image"].grids)):
+                yield error_of("grids", f"coarser levels of the {kind} are not those of the image", specimen_id)
+
+
+def _same_grid(one: Grid, other: Grid) -> bool:
+    here, there = (np.array([*grid.voxel_size_zyx_um, *grid.origin_zyx_um]) for grid in (one, other))
+    return one.shape_zyx == other.shape_zyx and bool(np.abs(here - there).max() < 1e-9)
+
+
+def _brief(grid: Grid) -> str:
+    size, origin = (tuple(round(v, 4) for v in triple) for triple in (grid.voxel_size_zyx_um, grid.origin_zyx_um))
+    return f"{grid.shape_zyx} voxels of {size} um from {origin} um"
+
+
+def check_codes(dataset: Dataset) -> Iterator[Finding]:
+    """Labels hold codes of their kind, reasons hold known bits, and every unknown voxel has a reason."""
+    for row, labels in dataset.volumes("label"):
+        yield from _told("codes", row, _code_faults(labels, row["label_kind"]))
+
+
+def _code_faults(labels: Volume, kind: str) -> Iterator[str]:
+    """The first fault of each level."""
+    reasons, known = labels.sub(REASON_GROUP), np.isin(np.arange(256), KNOWN_CODES.get(kind, ()))
+    for level in range(len(labels.grids)):
+        for box in _boxes(labels, level):
+            codes, bits = labels.read(box, level), reasons.read(box, level)
+            if not known[codes].all():
+                strange = np.unique(codes[~known[codes]]).tolist()
+                yield f"{kind} labels of level {level} hold the codes {strange} at {box}"
+                break
+            if (bits > sum(Reason)).any() or ((codes == Label.UNKNOWN) & (bits == 0)).any():
+                yield f"unknown voxels of level {level} have no reason, or one that does not exist, at {box}"
+                break
+
+
+def check_pyramids(dataset: Dataset) -> Iterator[Finding]:
+    """A voxel of a coarser image lies between the darkest and the brightest voxel that it covers; tubes are on every level of labels."""
+    for row, image in dataset.volumes("image"):
+        yield from _told("pyramids", row, _image_pyramid_faults(image))
+    for row, labels in dataset.volumes("label"):
+        bare = [level for level in range(len(labels.grids)) if not len(labels.stored_chunks(level))]
+        if bare and sum(row[f"voxels_{name}"] or 0 for name in LABEL_NAMES.values()):
+            yield error_of("pyramids", f"levels {bare} of the labels are empty", row["specimen_id"])
+
+
+def _image_pyramid_faults(image: Volume) -> Iterator[str]:
+    for level in range(1, len(image.grids)):
+        wrong = next((box for box in _boxes(image, level) if not _is_between(image, level, box)), None)
+        if wrong is not None:
+            yield f"level {level} of the image is not the mean of level {level - 1} at {wrong}"
+
+
+def _told(check: str, row: dict[str, Any], faults: Iterator[str]) -> Iterator[Finding]:
+    """Faults of one volume as findings; a volume that cannot be decoded is one, and the others are looked at all the same."""
+    try:
+        for fault in faults:
+            yield error_of(check, fault, row["specimen_id"])
+    except (StackError, OSError, ValueError) as error:
+        yield error_of(check, f"cannot be decoded: {error}", row["specimen_id"])
+
+
+def _is_between(image: Volume, level: int, box: Window) -> bool:
+    factor = np.rint(np.divide(image.grids[level].voxel_size_zyx_um, image.grids[level - 1].voxel_size_zyx_um)).astype(int).tolist()
+    finer = image.spec(level - 1).shape_zyx
+    z, y, x = ((lo * f, min(hi * f, n)) for (lo, hi), f, n in zip(box, factor, finer, strict=True))
+    children, coarse = image.read((z, y, x), level - 1), image.read(box, level)
+    starts = [np.arange(0, n, f) for n, f in zip(children.shape, factor, strict=True)]
+    low, high = children, children
+    for axis, start in enumerate(starts):
+        low, high = np.minimum.reduceat(low, start, axis), np.maximum.reduceat(high, start, axis)
+    return bool(((low <= coarse) & (coarse <= high)).all())
+
+
+def _boxes(volume: Volume, level: int) -> Iterator[Window]:
+    """The voxel boxes of stored chunks, at most CHUNKS_PER_LEVEL, evenly spread."""
+    spec, chunks = volume.spec(level), volume.stored_chunks(level)
+    chosen = chunks[np.unique(np.linspace(0, len(chunks) - 1, CHUNKS_PER_LEVEL).round().astype(int))] if len(chunks) else chunks
+    for chunk in chosen.tolist():
+        z, y, x = ((i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, spec.chunk_zyx, spec.shape_zyx, strict=True))
+        yield (z, y, x)
+
+
+def check_components(dataset: Dataset) -> Iterator[Finding]:
+    """A tree that lies in the volume is one connected piece of labels."""
+    if dataset.config.labels.connect is None:
+        return
+    broken = dataset.taken[(dataset.taken["n_components"] > dataset.taken["n_trees"]).fillna(value=False)]
+    for row in broken.to_dict("records"):
+        position = read_swc(dataset.root / str(row["skeleton_path"])).position_zyx_um
+        inside = bool(open_volume(dataset.root / str(row["image_path"])).grids[0].contains(position).all())
+        message = f"{row['n_components']} pieces of labels for {row['n_trees']} tree(s)" + (
+            "" if inside else "; some nodes lie outside the volume"
+        )
+        yield (error_of if inside else warning_of)("components", message, int(row["specimen_id"]))
+
+
+def check_nodes(dataset: Dataset) -> Iterator[Finding]:
+    """The nodes table has the nodes of every skeleton."""
+    counts = read_table(NODES, dataset.root, columns=["specimen_id"])["specimen_id"].value_counts()
+    for row in dataset.taken[["specimen_id", "n_nodes"]].to_dict("records"):
+        found = int(counts.get(row["specimen_id"], 0))
+        if found != row["n_nodes"]:
+            yield error_of("nodes", f"{found} rows in {NODES.path}, {row['n_nodes']} nodes in the skeleton", int(row["specimen_id"]))
+
+
+def check_patches(dataset: Dataset) -> Iterator[Finding]:
+    """Patches lie in their volume and in what was downloaded, are centred on known voxels, count right, and follow their cell's side."""
+    patches = read_table(PATCHES, dataset.root)
+    cells = {int(row["specimen_id"]): row for row in records(dataset.taken)}
+    for key, group in patches.groupby("specimen_id", sort=True):
+        specimen_id = int(str(key))
+        if specimen_id not in cells:
+            yield error_of("patches", "there are patches of a cell that is excluded or unknown", specimen_id)
+            continue
+        for message in _patch_faults(dataset, specimen_id, cells[specimen_id], group):
+            yield error_of("patches", message, specimen_id)
+
+
+def _patch_faults(dataset: Dataset, specimen_id: int, cell: dict[str, Any], patches: pd.DataFrame) -> Iterator[str]:
+    if set(patches["split"]) != {cell["split"]}:
+        yield f"patches are on side {sorted(set(patches['split']))}, the cell on {cell['split']}"
+    if abs(float(patches["weight"].sum()) - 1) > 1e-6:
+        yield f"weights add up to {patches['weight'].sum():.6f} instead of 1"
+    boxes = patches[["z0", "z1", "y0", "y1", "x0", "x1"]].to_numpy(np.int64).reshape(-1, 3, 2)
+    shape = (cell["shape_z"], cell["shape_y"], cell["shape_x"])
+    outside = np.flatnonzero(((boxes[:, :, 0] < 0) | (boxes[:, :, 1] > shape) | (boxes[:, :, 0] >= boxes[:, :, 1])).any(axis=1))
+    if len(outside):
+        yield f"patches {patches['patch'].iloc[outside].tolist()} are not within the volume"
+        return
+    yield from _downloaded_faults(dataset, specimen_id, patches, boxes, shape)
+    if cell["label_kind"] in ("semantic", "centerline"):
+        yield from _count_faults(dataset, str(cell["label_path"]), patches, boxes)
+
+
+def _downloaded_faults(dataset: Dataset, specimen_id: int, patches: pd.DataFrame, boxes: NDArray[np.int64], shape: Shape) -> Iterator[str]:
+    fetched = Coverage(read_table(TILES, dataset.root, specimen_id=specimen_id), shape)
+    least = dataset.config.patches.min_fetched
+    shares = np.array([fetched.share(_window(box)) for box in boxes])
+    for problem, wrong in (
+        ("reach outside of what was downloaded", shares < least - 1e-9),
+        ("have another downloaded share than they say", np.abs(shares - patches["fetched_fraction"].to_numpy(float)) > 1e-9),
+    ):
+        if wrong.any():
+            yield f"patches {patches['patch'][wrong].tolist()} {problem}"
+            return
+
+
+def _count_faults(dataset: Dataset, label_path: str, patches: pd.DataFrame, boxes: NDArray[np.int64]) -> Iterator[str]:
+    labels = open_volume(dataset.root / label_path)
+    names = {Label.BACKGROUND: "background", **LABEL_NAMES, Label.UNKNOWN: "unknown"}
+    for at in np.unique(np.linspace(0, len(patches) - 1, PATCHES_PER_CELL).round().astype(int)).tolist():
+        row, codes = patches.iloc[at], labels.read(_window(boxes[at]))
+        if codes[centre_of(codes.shape)] == Label.UNKNOWN:
+            yield f"patch {row['patch']} is centred on unknown"
+        counts = np.bincount(codes.reshape(-1), minlength=256)
+        if any(counts[label] != row[f"voxels_{name}"] for label, name in names.items()):
+            yield f"patch {row['patch']} does not hold the voxels that its row counts"
+
+
+def _window(box: NDArray[np.int64]) -> Window:
+    (z0, z1), (y0, y1), (x0, x1) = box.tolist()
+    return ((z0, z1), (y0, y1), (x0, x1))

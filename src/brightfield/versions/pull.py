@@ -1,0 +1,111 @@
+"""A part of the dataset fetched from the team remote: one split, some cells, labels alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brightfield.core.codes import Split
+from brightfield.core.errors import ConfigError, TransferError
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
+from brightfield.core.schema import CELLS, MANIFEST, SPLITS
+from brightfield.versions.diff import is_null, manifest_at
+
+if TYPE_CHECKING:
+    pass
+
+
+def pull(root: Path, *, split: str | None = None, cells: Sequence[int] = (), labels_only: bool = False) -> list[str]:
+    """Fetch a part of the dataset from the team remote: the tables, and the skeletons, labels and images of the chosen cells or of all.
+
+    Returns what was asked of DVC. Raises ConfigError for an unknown split or cell, TransferError, naming the files, where some cannot be
+    had or arrive damaged.
+    """
+    _dvc_pull(root, [str(path) for path in _tables(root)])
+    targets = pull_targets(root, split=split, cells=cells, labels_only=labels_only)
+    _dvc_pull(root, targets)
+    return targets
+
+
+def pull_targets(root: Path, *, split: str | None = None, cells: Sequence[int] = (), labels_only: bool = False) -> list[str]:
+    """The DVC targets of a part of the dataset; needs the splits table."""
+    if split is None and not cells:
+        chosen = [SKELETONS_DIR, LABELS_DIR] if labels_only else [SKELETONS_DIR, LABELS_DIR, IMAGES_DIR]
+        return [path.as_posix() for path in chosen]
+    if split is not None and split not in list(Split):
+        raise ConfigError(f"split={split}: one of {', '.join(Split)}")
+    manifest = manifest_at(root, None)
+    unknown = sorted(set(cells) - set(manifest.index))
+    if unknown:
+        raise ConfigError(f"this version has no cell {', '.join(map(str, unknown))}")
+    wanted = [*cells, *(manifest.index[manifest["split"] == split] if split is not None else [])]
+    columns = ["skeleton_path", "marker_path", "label_path", *([] if labels_only else ["image_path"])]
+    paths = (manifest[column][i] for i in sorted(set(wanted)) for column in columns)
+    return [str(path) for path in paths if not is_null(path)]
+
+
+def _tables(root: Path) -> list[Path]:
+    """Tracked files that are no volumes and no skeletons."""
+    import yaml
+
+    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    outs = [Path(out["path"]) for stage in lock["stages"].values() for out in stage.get("outs", [])]
+    small = {MANIFEST.path, SPLITS.path, CELLS.path, CROISSANT_FILE, CARD_FILE}
+    return [path for path in outs if path in small or path.suffix == ".parquet"]
+
+
+def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
+    """`dvc pull`, with every object that arrives compared with its hash: by default DVC believes its remotes."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        remotes = {name: {"verify": True} for name in repo.config["remote"]}
+    if not remotes:
+        raise ConfigError("this clone knows no remote; add the team's: dvc remote add -d team URL")
+    with Repo(str(root), config={"remote": remotes}) as repo:
+        try:
+            repo.pull(targets=[str(root.resolve() / target) for target in targets])
+        except (DvcException, OSError) as error:
+            raise TransferError(_told(error, repo, targets)) from error
+
+
+def _told(error: Exception, repo: Any, targets: Sequence[str]) -> str:
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
+
+    try:
+        lost = "\n".join(f"  {line}" for line in _lost_files(repo, targets))
+    except (DvcException, DataIndexDirError, OSError):  # the remote answers nothing at all
+        lost = ""
+    if lost:
+        return f"the remote does not give what dvc.lock names:\n{lost}\nask for `dvc push` from a clone that has it"
+    return f"dvc pull: {error}; see `dvc remote list` and docs/how-to/team-remote.md"
+
+
+def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
+    """The files below `targets` that did not come, and whether the remote lacks them or has them damaged."""
+    index = repo.index.data["repo"]
+    for key, entry in (item for target in targets for item in index.iteritems(tuple(target.split("/"))) if not item[1].isdir):
+        storage = index.storage_map[key]
+        cache, cached = storage.cache.get(entry)
+        if not cache.exists(cached):
+            remote, path = storage.remote.get(entry)
+            yield f"{'/'.join(key)}: {_fault(remote, path, entry.hash_info.value)} ({path})"
+
+
+def _fault(remote: Any, path: str, md5: str) -> str:
+    digest = hashlib.md5(usedforsecurity=False)  # DVC's
+    try:
+        with remote.open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(2**20), b""):
+                digest.update(block)
+    except FileNotFoundError:
+        return "absent from the remote"
+    except OSError:
+        raise
+    except Exception as error:  # each kind of remote brings exceptions of its own
+        return f"unreadable in the remote: {error}"
+    return "not fetched from the remote" if digest.hexdigest() == md5 else "damaged in the remote"
