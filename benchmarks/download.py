@@ -42,7 +42,8 @@ from PIL import Image
 
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.sources import jpeg
-from brightfield.sources.allen.service import PICTURE_PATH, AllenSource
+from brightfield.sources.allen.records import PICTURE_PATH
+from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.http.client import ClientOptions, HttpClient
 from brightfield.stages.download import transfer
 from brightfield.stages.download.plan import CellPlan, PlanOptions, plan_cell

@@ -16,7 +16,8 @@ from brightfield.core.codes import Split
 from brightfield.core.errors import SplitError
 from brightfield.core.schema import SPLITS
 from brightfield.core.tables import read_table, write_table
-from brightfield.splitting.assign import CHALLENGE_2019_TEST, CHALLENGE_2019_TRAIN, assign
+from brightfield.splitting.assign import assign
+from brightfield.splitting.challenge_2019 import CHALLENGE_2019_TEST, CHALLENGE_2019_TRAIN
 from brightfield.splitting.groups import draw, fold_of, links, side_of
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, prove
 from brightfield.splitting.salt import search_salt

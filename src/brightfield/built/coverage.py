@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.stages.manifest.patches import Point
-
 if TYPE_CHECKING:
     import pandas as pd
 
     from brightfield.core.space import Shape, Window
+
+type Point = NDArray[np.int64]
 
 
 class Coverage:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.built.cells import BuiltCell
-from brightfield.built.coverage import Coverage
+from brightfield.built.coverage import Coverage, Point
 from brightfield.core.codes import LABEL_NAMES, NEURITE_LABELS, Label
 from brightfield.core.errors import GridError
 from brightfield.core.layout import REASON_GROUP
@@ -59,7 +59,6 @@ EASY_D_PRIME = 12.0
 DARK_RATIO, DARK_SIGMAS = 0.9608, 4.0
 """Dark: intensity below exp(-0.04) of the background, and below it by more than four robust standard deviations."""
 
-type Point = NDArray[np.int64]
 type Reader = Callable[[Window], NDArray[Any]]
 
 
