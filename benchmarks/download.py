@@ -40,13 +40,14 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from PIL import Image
 
+from brightfield.config.options import ComputeConfig, CoverageKind, ImageConfig
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.sources import jpeg
 from brightfield.sources.allen.records import PICTURE_PATH
 from brightfield.sources.allen.service import AllenSource
-from brightfield.sources.http.client import ClientOptions, HttpClient
+from brightfield.sources.http.client import HttpClient
 from brightfield.stages.download import transfer
-from brightfield.stages.download.plan import CellPlan, PlanOptions, plan_cell
+from brightfield.stages.download.plan import CellPlan, plan_cell
 from brightfield.volumes.pyramid import build_pyramid
 from brightfield.volumes.shards import COMPRESSION_LEVEL
 
@@ -55,7 +56,7 @@ type Figures = dict[str, float]
 
 CHUNK = (32, 128, 128)
 SIDE_PX, PLANES, QUALITY, CONNECTIONS, VARIANTS = 2048, 384, 85, 8, 32
-TILE_PX = PlanOptions().tile_px
+TILE_PX = ImageConfig().tile_px
 
 
 def a_cell(n_planes: int) -> Cell:
@@ -66,7 +67,7 @@ def a_cell(n_planes: int) -> Cell:
 
 def a_plan(cell: Cell) -> CellPlan:
     """Every tile, at the default sizes."""
-    return plan_cell(cell, None, PlanOptions(coverage="full"))
+    return plan_cell(cell, None, ImageConfig(coverage=CoverageKind.full))
 
 
 # -------------------------------------------------------------------------------------------------------------------- the server
@@ -191,7 +192,7 @@ def ours(port: int, n_planes: int, *, pyramid: bool = False) -> Figures:
     """The whole download of a cell, without its coarser levels unless `pyramid`."""
     transfer.build_pyramid = build_pyramid if pyramid else _no_pyramid
     cell = a_cell(n_planes)
-    with tempfile.TemporaryDirectory() as folder, HttpClient(ClientOptions(connections=CONNECTIONS)) as client:
+    with tempfile.TemporaryDirectory() as folder, HttpClient(ComputeConfig(connections=CONNECTIONS)) as client:
         source = AllenSource(client, f"http://127.0.0.1:{port}", quality=QUALITY)
         clock = Clock()
         transfer.download_cell(cell, a_plan(cell), source, Path(folder), chunk_zyx=CHUNK, connections=CONNECTIONS)

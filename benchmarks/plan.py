@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from brightfield.config.options import ImageConfig
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.core.skeleton import Skeleton, read_swc
-from brightfield.stages.download.plan import Plan, PlanOptions, plan_cell
+from brightfield.stages.download.plan import Plan, plan_cell
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "plan.json"
@@ -36,7 +37,7 @@ def a_cell(specimen_id: int, width_px: int, height_px: int) -> Cell:
 
 def plan_of(cells: list[Cell], skeletons: list[Skeleton]) -> Plan:
     """The plan of some cells, its sums and its text made."""
-    plan = Plan(tuple(plan_cell(cell, skeleton, PlanOptions()) for cell, skeleton in zip(cells, skeletons, strict=True)))
+    plan = Plan(tuple(plan_cell(cell, skeleton, ImageConfig()) for cell, skeleton in zip(cells, skeletons, strict=True)))
     plan.as_text(10.0)
     return plan
 

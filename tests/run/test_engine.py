@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brightfield.config.options import ComputeConfig
+from brightfield.config.options import ComputeConfig, Scheduler
 from brightfield.core.errors import ConfigError, StackError
 from brightfield.run.engine import Engine, map_cells
 
@@ -70,20 +70,20 @@ def tasks(n: int) -> dict[int, tuple[int]]:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
-    results, failures = map_cells(double, tasks(6), Engine(workers=workers))
+    results, failures = map_cells(double, tasks(6), Engine(ComputeConfig(workers=workers)))
     assert list(results.items()) == [(i, 2 * i) for i in range(6, 0, -1)]
     assert failures == {}
 
 
 def test_workers_are_reused_and_are_other_processes() -> None:
-    results, _ = map_cells(pid_of_worker, tasks(8), Engine(workers=2))
+    results, _ = map_cells(pid_of_worker, tasks(8), Engine(ComputeConfig(workers=2)))
     assert os.getpid() not in results.values()
     assert len(set(results.values())) <= 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_fails_its_own_cell_only_and_is_told_in_words(workers: int) -> None:
-    results, failures = map_cells(fail_on_three, tasks(5), Engine(workers=workers))
+    results, failures = map_cells(fail_on_three, tasks(5), Engine(ComputeConfig(workers=workers)))
     assert set(results) == {1, 2, 5}
     assert failures[3] == "plane.tif: no such plane"
     assert "ValueError: a bug" in failures[4]
@@ -91,37 +91,37 @@ def test_an_error_fails_its_own_cell_only_and_is_told_in_words(workers: int) -> 
 
 
 def test_a_killed_worker_loses_only_its_cell() -> None:
-    results, failures = map_cells(die_on_three, tasks(8), Engine(workers=2, retries=1))
+    results, failures = map_cells(die_on_three, tasks(8), Engine(ComputeConfig(workers=2, retries=1)))
     assert set(results) == {1, 2, 4, 5, 6, 7, 8}
     assert "killed" in failures[3]
 
 
 def test_a_cell_whose_worker_died_is_tried_again(tmp_path: Path) -> None:
-    results, failures = map_cells(die_once, {1: (1, str(tmp_path)), 2: (2, str(tmp_path))}, Engine(workers=2, retries=1))
+    results, failures = map_cells(die_once, {1: (1, str(tmp_path)), 2: (2, str(tmp_path))}, Engine(ComputeConfig(workers=2, retries=1)))
     assert results == {1: 1, 2: 2}
     assert failures == {}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_retries_are_counted(workers: int, tmp_path: Path) -> None:
-    _, failures = map_cells(count_attempts, {7: (7, str(tmp_path))}, Engine(workers=workers, retries=2))
+    _, failures = map_cells(count_attempts, {7: (7, str(tmp_path))}, Engine(ComputeConfig(workers=workers, retries=2)))
     assert (tmp_path / "7").read_text() == "xxx"
     assert failures == {7: "OSError: disk is busy"}
 
 
 def test_the_threads_of_a_worker_are_limited() -> None:
     cores = len(os.sched_getaffinity(0))
-    results, _ = map_cells(thread_limit, tasks(2), Engine(workers=2))
+    results, _ = map_cells(thread_limit, tasks(2), Engine(ComputeConfig(workers=2)))
     assert results[1] == str(max(1, cores // 2))
 
 
 def test_a_result_that_cannot_be_pickled_is_a_failure() -> None:
-    _, failures = map_cells(unpicklable, tasks(1), Engine(workers=2))
+    _, failures = map_cells(unpicklable, tasks(1), Engine(ComputeConfig(workers=2)))
     assert "cannot be sent back" in failures[1]
 
 
 def test_nothing_to_do_starts_nothing() -> None:
-    assert map_cells(double, {}, Engine(workers=2)) == ({}, {})
+    assert map_cells(double, {}, Engine(ComputeConfig(workers=2))) == ({}, {})
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_engine import sleep_long\nfrom brightfield.run.engine import Engine, map_cells\n"
-        f"if __name__ == '__main__': map_cells(sleep_long, {{1: ({str(mark)!r},)}}, Engine(workers=2))\n"
+        f"if __name__ == '__main__': map_cells(sleep_long, {{1: ({str(mark)!r},)}}, Engine(ComputeConfig(workers=2)))\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)])
     while not (mark.exists() and mark.read_text()):
@@ -147,19 +147,19 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_no_bar_in_a_log(capfd: pytest.CaptureFixture[str]) -> None:
-    map_cells(double, tasks(3), Engine(workers=1))
+    map_cells(double, tasks(3), Engine(ComputeConfig(workers=1)))
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_engine_follows_the_configuration() -> None:
-    engine = Engine.of(ComputeConfig(workers=3, retries=9, prologue=["module load x"]), "label")
+    engine = Engine(ComputeConfig(workers=3, retries=9, prologue=["module load x"]), "label")
     assert (engine.scheduler, engine.workers, engine.retries, engine.prologue) == ("local", 3, 2, ("module load x",))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_cluster_loses_only_the_hopeless_cells() -> None:
-    results, failures = map_cells(die_on_three, tasks(6), Engine(scheduler="dask", workers=2, retries=0))
+    results, failures = map_cells(die_on_three, tasks(6), Engine(ComputeConfig(scheduler=Scheduler.dask, workers=2, retries=0)))
     assert set(results) == {1, 2, 4, 5, 6}
     assert set(failures) == {3}
 
@@ -172,4 +172,4 @@ def test_a_dask_scheduler_that_does_not_answer_is_a_config_error(monkeypatch: py
 
     monkeypatch.setattr(distributed, "Client", refuse)
     with pytest.raises(ConfigError, match=r"compute\.address = tcp://127\.0\.0\.1:1"):
-        map_cells(double, tasks(1), Engine(scheduler="dask", address="tcp://127.0.0.1:1"))
+        map_cells(double, tasks(1), Engine(ComputeConfig(scheduler=Scheduler.dask, address="tcp://127.0.0.1:1")))

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from brightfield.config.options import ComputeConfig
 from brightfield.core.errors import CellFailures, StackError
 from brightfield.core.layout import IMAGES_DIR, image_store, keys_file
 from brightfield.core.schema import SPLITS
@@ -55,7 +56,7 @@ def task(specimen_id: int, text: str = "a", function: Any = paint) -> CellTask:
 
 def run(root: Path, texts: dict[int, str], workers: int = 1) -> Done:
     cache = WorkCache(root, "download", [IMAGES_DIR, SPLITS])
-    return cache.run({i: task(i, text) for i, text in texts.items()}, Engine(workers=workers).map)
+    return cache.run({i: task(i, text) for i, text in texts.items()}, Engine(ComputeConfig(workers=workers)).map)
 
 
 def twenty(text: str = "a") -> dict[int, str]:
@@ -161,7 +162,7 @@ def test_the_key_holds_cell_code_and_parameters(tmp_path: Path) -> None:
 def test_writing_beside_the_outputs_is_refused(tmp_path: Path) -> None:
     cache = WorkCache(tmp_path, "download", [IMAGES_DIR])
     with pytest.raises(CellFailures, match="writes elsewhere, which is no output"):
-        cache.run({1: CellTask({}, stray)}, Engine(workers=1).map)
+        cache.run({1: CellTask({}, stray)}, Engine(ComputeConfig(workers=1)).map)
 
 
 def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path
         "from pathlib import Path\nfrom test_workcache import *\n"
         f"cache = WorkCache(Path({str(tmp_path)!r}), 'download', [IMAGES_DIR, SPLITS])\n"
         "tasks = {i: task(i, 'slow' if i == 3 else 'a', slow_paint) for i in (1, 2, 3)}\n"
-        "cache.run(tasks, Engine(workers=1).map)\n"
+        "cache.run(tasks, Engine(ComputeConfig(workers=1)).map)\n"
     )
     process = subprocess.Popen([sys.executable, str(script)])
     home = work_root(tmp_path) / "download"
@@ -182,7 +183,7 @@ def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path
     process.wait()
     cache = WorkCache(tmp_path, "download", [IMAGES_DIR, SPLITS])
     assert not list(home.glob(".unfinished-*"))
-    done = cache.run({i: task(i, "a", slow_paint) for i in (1, 2, 3)}, Engine(workers=1).map)
+    done = cache.run({i: task(i, "a", slow_paint) for i in (1, 2, 3)}, Engine(ComputeConfig(workers=1)).map)
     assert (done.found, done.computed) == ((1, 2), (3,))
 
 

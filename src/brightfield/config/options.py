@@ -198,6 +198,10 @@ class PatchesConfig:
     random: Annotated[_Share, _doc("Share anywhere")] = 0.05
 
 
+DEFAULT_WORKERS, DEFAULT_MEMORY_GB = 4, 8
+"""Of a Slurm cluster where the configuration names none."""
+
+
 @dataclass
 class ComputeConfig:
     """How the work is run. Nothing here may change a byte of output: no stage depends on this group."""

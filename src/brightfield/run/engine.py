@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from brightfield.config.options import DEFAULT_MEMORY_GB, DEFAULT_WORKERS, ComputeConfig, Scheduler
 from brightfield.core.errors import BrightfieldError, ConfigError
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from brightfield.config.options import ComputeConfig
 
 _THREAD_LIMITS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 
@@ -35,34 +35,15 @@ type Outcome = tuple[dict[int, Any], dict[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where and how wide to run. `workers=0` takes the cores of this machine, `workers=1` runs in this process (for debugging)."""
+    """Where and how wide to run: the `compute` group, and what the work is called. `workers=1` runs in this process (for debugging)."""
 
-    scheduler: str = "local"
-    workers: int = 0
-    retries: int = 2
-    memory_gb: float = 0.0
-    address: str = ""
-    partition: str = ""
-    account: str = ""
-    walltime: str = "04:00:00"
-    prologue: tuple[str, ...] = ()
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     label: str = "cells"
 
-    @classmethod
-    def of(cls, config: ComputeConfig, label: str) -> Engine:
-        """The engine that the configuration names; a cell is tried again at most twice, as the transfer has its own attempts."""
-        return cls(
-            scheduler=str(config.scheduler),
-            workers=config.workers,
-            retries=min(config.retries, 2),
-            memory_gb=config.memory_gb,
-            address=config.address,
-            partition=config.partition,
-            account=config.account,
-            walltime=config.walltime,
-            prologue=tuple(config.prologue),
-            label=label,
-        )
+    @property
+    def retries(self) -> int:
+        """Further attempts at a cell: at most two, as the transfer has its own."""
+        return min(self.compute.retries, 2)
 
     def map(self, function: Callable[..., Any], tasks: Tasks) -> Outcome:
         """`map_cells` with these options: what `workcache` takes as its mapper."""
@@ -76,7 +57,7 @@ def map_cells(function: Callable[..., Any], tasks: Tasks, engine: Engine | None 
     system is tried again. Raises ConfigError when the scheduler cannot be reached.
     """
     engine = engine or Engine()
-    run = {"local": _map_local, "dask": _map_dask, "slurm": _map_dask}[engine.scheduler]
+    run = {"local": _map_local, "dask": _map_dask, "slurm": _map_dask}[engine.compute.scheduler.value]
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
     with progress(len(tasks), engine.label, "cell") as advance:
@@ -122,7 +103,7 @@ def _place(error: BaseException) -> str:
 
 
 def _map_local(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
-    if engine.workers == 1:
+    if engine.compute.workers == 1:
         yield from _map_here(function, tasks, engine)
         return
     crew = _Crew(function, dict(tasks), engine)
@@ -163,7 +144,7 @@ class _Crew:
 
     def __post_init__(self) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.size = min(self.engine.workers or cores, len(self.tasks))
+        self.size = min(self.engine.compute.workers or cores, len(self.tasks))
         self.threads = max(1, cores // max(1, self.size))
         self.waiting = deque(self.tasks)
         self.again: deque[int] = deque()
@@ -279,7 +260,7 @@ def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Ite
         out: dict[Any, int] = {}
 
         def submit() -> None:
-            width = engine.workers or max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+            width = engine.compute.workers or max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
             while waiting and len(out) < width:
                 specimen_id = waiting.popleft()
                 attempts[specimen_id] += 1
@@ -300,15 +281,15 @@ def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Ite
 
 def _client(engine: Engine) -> Any:
     distributed = _import_cluster("distributed")
-    if engine.scheduler == "slurm":
+    if engine.compute.scheduler is Scheduler.slurm:
         return _slurm_client(distributed, engine)
-    if not engine.address:
-        cluster = distributed.LocalCluster(n_workers=engine.workers or None, threads_per_worker=1, dashboard_address=None)
+    if not engine.compute.address:
+        cluster = distributed.LocalCluster(n_workers=engine.compute.workers or None, threads_per_worker=1, dashboard_address=None)
         return _Owning(distributed.Client(cluster), cluster)
     try:
-        return distributed.Client(engine.address, timeout="20s")
+        return distributed.Client(engine.compute.address, timeout="20s")
     except OSError as error:
-        raise ConfigError(f"compute.address = {engine.address}: no Dask scheduler answers there ({error})") from error
+        raise ConfigError(f"compute.address = {engine.compute.address}: no Dask scheduler answers there ({error})") from error
 
 
 def _slurm_client(distributed: Any, engine: Engine) -> Any:
@@ -316,13 +297,13 @@ def _slurm_client(distributed: Any, engine: Engine) -> Any:
     cluster = jobqueue.SLURMCluster(
         cores=1,
         processes=1,
-        memory=f"{engine.memory_gb or 8}GB",
-        queue=engine.partition or None,
-        account=engine.account or None,
-        walltime=engine.walltime,
-        job_script_prologue=[*(f"export {name}=1" for name in _THREAD_LIMITS), *engine.prologue],
+        memory=f"{engine.compute.memory_gb or DEFAULT_MEMORY_GB}GB",
+        queue=engine.compute.partition or None,
+        account=engine.compute.account or None,
+        walltime=engine.compute.walltime,
+        job_script_prologue=[*(f"export {name}=1" for name in _THREAD_LIMITS), *engine.compute.prologue],
     )
-    cluster.scale(engine.workers or 4)
+    cluster.scale(engine.compute.workers or DEFAULT_WORKERS)
     return _Owning(distributed.Client(cluster), cluster)
 
 

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from brightfield.config.options import Config, SourceConfig, SourceKind
-from brightfield.sources.http.client import ClientOptions, HttpClient
+from brightfield.config.options import DEFAULT_WORKERS, ComputeConfig, Config, Scheduler, SourceConfig, SourceKind
+from brightfield.sources.http.client import HttpClient
 
 if TYPE_CHECKING:
     from brightfield.sources.source import Source
@@ -20,7 +20,7 @@ class Address:
 
     source: SourceConfig
     quality: int
-    client: ClientOptions
+    compute: ComputeConfig
 
     @contextmanager
     def connect(self) -> Iterator[Source]:
@@ -29,7 +29,7 @@ class Address:
             if self.source.kind in (SourceKind.demo, SourceKind.allen):
                 from brightfield.sources.allen.service import AllenSource
 
-                yield AllenSource(stack.enter_context(HttpClient(self.client)), self.source.base_url, quality=self.quality)
+                yield AllenSource(stack.enter_context(HttpClient(self.compute)), self.source.base_url, quality=self.quality)
             else:
                 from brightfield.sources.folder.folder import FolderSource
 
@@ -39,15 +39,7 @@ class Address:
 @contextmanager
 def reachable(config: Config) -> Iterator[Address]:
     """The address of the configured source; for the demo, its mirror runs on a free loopback port for as long as the context lasts."""
-    compute = config.compute
-    options = ClientOptions(
-        connections=compute.connections,
-        requests_per_second=compute.requests_per_second,
-        timeout_s=compute.timeout_s,
-        retries=compute.retries,
-        retry_budget_s=compute.retry_budget_s,
-    )
-    address = Address(config.source, config.image.quality, options)
+    address = Address(config.source, config.image.quality, _share_of_a_worker(config.compute))
     if config.source.kind != SourceKind.demo or config.source.base_url:
         yield address
         return
@@ -56,3 +48,9 @@ def reachable(config: Config) -> Iterator[Address]:
 
     with serve(demo_catalog(config.source.seed)) as mirror:
         yield replace(address, source=replace(config.source, base_url=mirror.base_url))
+
+
+def _share_of_a_worker(compute: ComputeConfig) -> ComputeConfig:
+    """The connections and the rate of one process: on one machine all of them, on a cluster the share of each worker."""
+    workers = 1 if compute.scheduler is Scheduler.local else compute.workers or DEFAULT_WORKERS
+    return replace(compute, connections=max(1, compute.connections // workers), requests_per_second=compute.requests_per_second / workers)

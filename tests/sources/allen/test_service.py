@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brightfield.config.options import ComputeConfig
 from brightfield.core.cell import Cell, Crop, Plane
 from brightfield.core.errors import SourceError, StackError, TransferError
 from brightfield.sources.allen import service as allen
 from brightfield.sources.allen.service import AllenSource, decode_picture
-from brightfield.sources.http.client import Answer, ClientOptions, HttpClient
+from brightfield.sources.http.client import Answer, HttpClient
 from brightfield.sources.mirror.catalog import MemoryCatalog
 from brightfield.sources.mirror.faults import Fault, Faults
 from brightfield.sources.mirror.records import tables_of
@@ -35,7 +36,7 @@ CELLS = (
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(ClientOptions(timeout_s=20, retries=2, backoff_s=0.001)) as client:
+    with HttpClient(ComputeConfig(timeout_s=20, retries=2), backoff_s=0.001) as client:
         yield client
 
 
@@ -342,9 +343,9 @@ def test_under_a_tenth_of_faults_of_every_kind_pixels_are_those_of_a_clean_run(m
     assert stack is not None
     boxes = product(stack.planes, range(0, 192, 24), range(0, 320, 64), range(4))
     crops = [Crop(plane, top, left, 64, 64, level) for plane, top, left, level in boxes]
-    options = ClientOptions(timeout_s=0.3, retries=6, backoff_s=0.001)
+    options = ComputeConfig(timeout_s=0.3, retries=6)
     faults = replace(Faults.everything(0.1, seed=5), retry_after_s=0, stall_s=1)
-    with HttpClient(options) as client, serve(mirror.catalog, faults=faults) as bad:
+    with HttpClient(options, backoff_s=0.005) as client, serve(mirror.catalog, faults=faults) as bad:
         clean, faulty = AllenSource(client, mirror.base_url), AllenSource(client, bad.base_url)
         for crop in crops:
             np.testing.assert_array_equal(faulty.pixels(CELLS[1], crop), clean.pixels(CELLS[1], crop))
@@ -353,9 +354,9 @@ def test_under_a_tenth_of_faults_of_every_kind_pixels_are_those_of_a_clean_run(m
 
 
 def test_queries_survive_faults(mirror: Mirror) -> None:
-    options = ClientOptions(timeout_s=0.5, retries=20, backoff_s=0.001)
+    options = ComputeConfig(timeout_s=0.5, retries=20)
     faults = replace(Faults.everything(0.5, seed=1), retry_after_s=0, stall_s=1)
-    with HttpClient(options) as client, serve(mirror.catalog, faults=faults) as bad:
+    with HttpClient(options, backoff_s=0.005) as client, serve(mirror.catalog, faults=faults) as bad:
         source = AllenSource(client, bad.base_url)
         assert tuple(source.complete(source.cells())) == CELLS
         assert any(request.fault for request in bad.requests)

@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 from PIL import Image
 
-from brightfield.config.options import SourceConfig, SourceKind
+from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SourceKind
 from brightfield.core.cell import Cell, Crop
 from brightfield.core.errors import SourceError, StackError, TableError, TransferError
 from brightfield.core.skeleton import format_swc, parse_swc
@@ -26,7 +26,7 @@ from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.catalog import FolderCatalog
 from brightfield.sources.mirror.export import export
 from brightfield.sources.mirror.server import serve
-from brightfield.stages.download.plan import PlanOptions, plan_cell
+from brightfield.stages.download.plan import plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 from brightfield.testing import cable
 from brightfield.volumes.ranges import Ranges
@@ -353,7 +353,7 @@ def test_a_remote_folder_becomes_a_volume(tmp_path: Path, memory: str) -> None:
     source = FolderSource(config(memory))
     cell = only_cell(source)
     skeleton = parse_swc(source.file(str(cell.swc_url)))
-    plan = plan_cell(cell, skeleton, PlanOptions(coverage="full", tile_px=64, shard_zyx=(4, 128, 128)))
+    plan = plan_cell(cell, skeleton, ImageConfig(coverage=CoverageKind.full, tile_px=64, shard_zyx=[4, 128, 128]))
     ledger = download_cell(cell, plan, source, tmp_path / "work", chunk_zyx=(2, 64, 64))
     assert set(ledger["state"]) == {"ok"}
     np.testing.assert_array_equal(open_volume(tmp_path / "work" / IMAGE_NAME).read(), voxels)

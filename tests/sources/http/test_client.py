@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brightfield.config.options import ComputeConfig
 from brightfield.core.errors import TransferError
 from brightfield.core.urls import public_url
-from brightfield.sources.http.client import Answer, ClientOptions, HttpClient
+from brightfield.sources.http.client import Answer, HttpClient
 
 BODY = bytes(range(256)) * 40
-QUICK = ClientOptions(connections=4, timeout_s=1.0, retries=3, backoff_s=0.01)
+QUICK = ComputeConfig(connections=4, timeout_s=1.0, retries=3)
+BACKOFF_S = 0.01
 
 type Script = Callable[[BaseHTTPRequestHandler], None]
 
@@ -145,7 +147,7 @@ FAULTS: dict[str, Script] = {
 @pytest.mark.parametrize("script", [*FAULTS.values(), trickle, broken_chunks], ids=[*FAULTS, "trickle", "broken chunks"])
 def test_one_fault_is_retried_and_leaves_no_trace(serve: Callable[..., ScriptedServer], script: Script) -> None:
     server = serve(script)
-    with HttpClient(QUICK) as client:
+    with HttpClient(QUICK, backoff_s=BACKOFF_S) as client:
         assert client.get(f"{server.url}/a", verify=body_of) == BODY
     assert server.paths == ["/a", "/a"]
     assert client.traffic.retries == 1
@@ -155,7 +157,7 @@ def test_one_fault_is_retried_and_leaves_no_trace(serve: Callable[..., ScriptedS
 def test_a_lasting_fault_is_named_with_url_and_attempts(serve: Callable[..., ScriptedServer], reason: str) -> None:
     server = serve(*[FAULTS[reason]] * 10)
     options = replace(QUICK, retries=2)
-    with HttpClient(options) as client, pytest.raises(TransferError) as raised:
+    with HttpClient(options, backoff_s=BACKOFF_S) as client, pytest.raises(TransferError) as raised:
         client.get(f"{server.url}/plane?left=1", verify=body_of)
     assert str(raised.value) == f"{server.url}/plane?left=1: {reason} (3 attempts)"
     assert raised.value.reason == reason
@@ -168,7 +170,10 @@ def test_a_thing_that_is_not_there_is_asked_for_no_more_often_than_it_takes_to_b
     serve: Callable[..., ScriptedServer], status: int, times: int
 ) -> None:
     server = serve(*[answer_with(status)] * 10)
-    with HttpClient(QUICK) as client, pytest.raises(TransferError, match=rf"HTTP {status} \({times} attempts\)") as raised:
+    with (
+        HttpClient(QUICK, backoff_s=BACKOFF_S) as client,
+        pytest.raises(TransferError, match=rf"HTTP {status} \({times} attempts\)") as raised,
+    ):
         client.get(server.url, verify=body_of)
     assert raised.value.absent
     assert len(server.paths) == times
@@ -177,7 +182,7 @@ def test_a_thing_that_is_not_there_is_asked_for_no_more_often_than_it_takes_to_b
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_a_refusal_is_final_at_once(serve: Callable[..., ScriptedServer], status: int) -> None:
     server = serve(answer_with(status))
-    with HttpClient(QUICK) as client, pytest.raises(TransferError, match=rf"HTTP {status} \(1 attempt\)"):
+    with HttpClient(QUICK, backoff_s=BACKOFF_S) as client, pytest.raises(TransferError, match=rf"HTTP {status} \(1 attempt\)"):
         client.get(server.url, verify=body_of)
     assert len(server.paths) == 1
 
@@ -190,7 +195,7 @@ def test_an_answer_that_is_not_believed_is_asked_for_again(serve: Callable[..., 
             raise TransferError("a page instead of a picture")
         return answer.body
 
-    with HttpClient(QUICK) as client:
+    with HttpClient(QUICK, backoff_s=BACKOFF_S) as client:
         assert client.get(server.url, verify=not_html) == BODY
         server.scripts = [answer_with(200, b"", Content_Type="text/html")] * 9
         with pytest.raises(TransferError, match=r"a page instead of a picture \(4 attempts\)") as raised:
@@ -202,14 +207,17 @@ def test_an_answer_that_is_not_believed_is_asked_for_again(serve: Callable[..., 
 def test_retry_after_is_kept(serve: Callable[..., ScriptedServer], wish: str | Callable[[], str]) -> None:
     server = serve(answer_with(503, Retry_After=wish if isinstance(wish, str) else wish()))
     started = time.monotonic()
-    with HttpClient(QUICK) as client:
+    with HttpClient(QUICK, backoff_s=BACKOFF_S) as client:
         client.get(server.url, verify=body_of)
     assert time.monotonic() - started >= 0.9
 
 
 def test_the_budget_of_waiting_ends_retries(serve: Callable[..., ScriptedServer]) -> None:
     server = serve(answer_with(503, Retry_After="3600"))
-    with HttpClient(replace(QUICK, retry_budget_s=10)) as client, pytest.raises(TransferError, match="HTTP 503; compute"):
+    with (
+        HttpClient(replace(QUICK, retry_budget_s=10), backoff_s=BACKOFF_S) as client,
+        pytest.raises(TransferError, match="HTTP 503; compute"),
+    ):
         client.get(server.url, verify=body_of)
     assert client.traffic.waited_s == 0
 
@@ -217,7 +225,7 @@ def test_the_budget_of_waiting_ends_retries(serve: Callable[..., ScriptedServer]
 def test_connections_are_bounded_and_kept_alive(serve: Callable[..., ScriptedServer]) -> None:
     server = serve()
     server.delay_s = 0.01
-    with HttpClient(replace(QUICK, connections=3)) as client:
+    with HttpClient(replace(QUICK, connections=3), backoff_s=BACKOFF_S) as client:
         threads = [threading.Thread(target=client.get, args=(server.url,), kwargs={"verify": body_of}) for _ in range(30)]
         for thread in threads:
             thread.start()
@@ -230,7 +238,7 @@ def test_connections_are_bounded_and_kept_alive(serve: Callable[..., ScriptedSer
 
 def test_the_rate_holds_after_the_first_burst(serve: Callable[..., ScriptedServer]) -> None:
     server = serve()
-    with HttpClient(replace(QUICK, requests_per_second=20)) as client:
+    with HttpClient(replace(QUICK, requests_per_second=20), backoff_s=BACKOFF_S) as client:
         started = time.monotonic()
         for _ in range(30):
             client.get(server.url, verify=body_of)
@@ -240,7 +248,7 @@ def test_the_rate_holds_after_the_first_burst(serve: Callable[..., ScriptedServe
 def test_redirects_stay_on_the_host(serve: Callable[..., ScriptedServer]) -> None:
     other = serve()
     server = serve(answer_with(302, Location="/b"), answer_with(200), answer_with(302, Location=f"{other.url}/c?token=hush"))
-    with HttpClient(QUICK) as client:
+    with HttpClient(QUICK, backoff_s=BACKOFF_S) as client:
         assert client.get(f"{server.url}/a", verify=body_of) == BODY
         assert server.paths == ["/a", "/b"]
         with pytest.raises(TransferError, match="redirected elsewhere, to ") as raised:
@@ -252,25 +260,28 @@ def test_redirects_stay_on_the_host(serve: Callable[..., ScriptedServer]) -> Non
 @pytest.mark.parametrize("target", ["http://127.0.0.1:99999/", "http://[::1/", "http://127.0.0.1:abc/"])
 def test_a_redirect_to_what_is_no_url_is_refused(serve: Callable[..., ScriptedServer], target: str) -> None:
     server = serve(answer_with(302, Location=target))
-    with HttpClient(QUICK) as client, pytest.raises(TransferError, match="redirected"):
+    with HttpClient(QUICK, backoff_s=BACKOFF_S) as client, pytest.raises(TransferError, match="redirected"):
         client.get(f"{server.url}/a", verify=body_of)
 
 
 def test_a_circle_of_redirects_ends(serve: Callable[..., ScriptedServer]) -> None:
     server = serve(*[answer_with(302, Location="/a")] * 100)
-    with HttpClient(replace(QUICK, retries=1)) as client, pytest.raises(TransferError, match="redirected in a circle"):
+    with HttpClient(replace(QUICK, retries=1), backoff_s=BACKOFF_S) as client, pytest.raises(TransferError, match="redirected in a circle"):
         client.get(f"{server.url}/a", verify=body_of)
 
 
 def test_a_body_beyond_the_limit_is_refused(serve: Callable[..., ScriptedServer]) -> None:
     server = serve()
-    with HttpClient(QUICK, max_body_bytes=len(BODY) - 1) as client, pytest.raises(TransferError, match="body larger than"):
+    with (
+        HttpClient(QUICK, backoff_s=BACKOFF_S, max_body_bytes=len(BODY) - 1) as client,
+        pytest.raises(TransferError, match="body larger than"),
+    ):
         client.get(server.url, verify=body_of)
 
 
 def test_closing_wakes_requests_that_wait(serve: Callable[..., ScriptedServer]) -> None:
     server = serve(answer_with(503, Retry_After="600"))
-    client = HttpClient(QUICK)
+    client = HttpClient(QUICK, backoff_s=BACKOFF_S)
     threading.Timer(0.2, client.close).start()
     started = time.monotonic()
     with pytest.raises(TransferError, match="closed"):
@@ -281,7 +292,7 @@ def test_closing_wakes_requests_that_wait(serve: Callable[..., ScriptedServer]) 
 def test_closing_ends_requests_that_are_under_way(serve: Callable[..., ScriptedServer]) -> None:
     silent = threading.Event()
     server = serve(answer_with(200), *[lambda handler: silent.wait(30)] * 4)
-    client = HttpClient(replace(QUICK, timeout_s=60))
+    client = HttpClient(replace(QUICK, timeout_s=60), backoff_s=BACKOFF_S)
     assert client.get(server.url, verify=body_of) == BODY  # so that one of the connections is a kept one
     started = time.monotonic()
     threading.Timer(0.5, client.close).start()
@@ -300,7 +311,10 @@ def test_nobody_listening_is_an_error_with_a_reason() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with HttpClient(replace(QUICK, retries=1)) as client, pytest.raises(TransferError, match=r"could not connect \(2 attempts\)"):
+    with (
+        HttpClient(replace(QUICK, retries=1), backoff_s=BACKOFF_S) as client,
+        pytest.raises(TransferError, match=r"could not connect \(2 attempts\)"),
+    ):
         client.get(f"http://127.0.0.1:{port}", verify=body_of)
 
 
@@ -310,8 +324,3 @@ def test_messages_carry_no_credentials(secret: str, name: str) -> None:
     assert secret not in shown
     assert shown.startswith("https://host/path?left=1&")
     assert shown.endswith("top=2")
-
-
-def test_processes_share_the_limits() -> None:
-    assert ClientOptions(connections=8, requests_per_second=10).shared_by(4) == ClientOptions(connections=2, requests_per_second=2.5)
-    assert ClientOptions(connections=2).shared_by(4).connections == 1

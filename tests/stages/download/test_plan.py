@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brightfield.config.options import ImageConfig
+from brightfield.config.options import CoverageKind, ImageConfig, SwcOrigin
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.core.errors import CapacityError, ConfigError, GridError
 from brightfield.core.skeleton import Skeleton, read_swc
 from brightfield.stages.download import plan as plan_module
-from brightfield.stages.download.plan import MERGE_PX, PLANNED_COLUMNS, STACK_FILES, CellPlan, Plan, PlanOptions, plan_cell
+from brightfield.stages.download.plan import MERGE_PX, PLANNED_COLUMNS, STACK_FILES, CellPlan, Plan, plan_cell
 from brightfield.testing import cable
 
 SKELETON = cable(60.0, start_zyx_um=(4.0, 20.0, 6.0))
-OPTIONS = PlanOptions(tile_px=64, radius_um=3.0, shard_zyx=(16, 256, 256))
+OPTIONS = ImageConfig(tile_px=64, radius_um=3.0, shard_zyx=[16, 256, 256])
 
 
 def a_cell(
@@ -94,7 +94,7 @@ def test_a_plan_is_a_value() -> None:
         plan_cell(a_cell(missing=(40,)), SKELETON, OPTIONS),
         plan_cell(a_cell(), SKELETON, replace(OPTIONS, radius_um=4.0)),
         plan_cell(a_cell(), SKELETON, replace(OPTIONS, background_share=0.2)),
-        plan_cell(a_cell(), SKELETON, replace(OPTIONS, shard_zyx=(32, 256, 256))),
+        plan_cell(a_cell(), SKELETON, replace(OPTIONS, shard_zyx=[32, 256, 256])),
         plan_cell(a_cell(bits=16), SKELETON, OPTIONS),
     ]
     assert len({plan.digest for plan in (first, *others)}) == 1 + len(others)
@@ -105,8 +105,8 @@ def test_kinds_and_shares() -> None:
     counts = tiles["kind"].value_counts()
     assert set(counts.index) == {"skeleton", "background"}
     assert counts["background"] == round(0.25 * counts["skeleton"])
-    assert set(plan_cell(a_cell(), SKELETON, replace(OPTIONS, coverage="box")).tiles["kind"]) == {"box"}
-    full = plan_cell(a_cell(), None, replace(OPTIONS, coverage="full"))
+    assert set(plan_cell(a_cell(), SKELETON, replace(OPTIONS, coverage=CoverageKind.box)).tiles["kind"]) == {"box"}
+    full = plan_cell(a_cell(), None, replace(OPTIONS, coverage=CoverageKind.full))
     assert set(full.tiles["kind"]) == {"full"}
     assert full.n_bytes == full.grid.n_voxels
 
@@ -120,7 +120,7 @@ def test_the_half_voxel_question_moves_the_skeleton() -> None:
     face_um = 63.5 * 0.1144  # between the first two columns of tiles
     node = Skeleton(np.array([1]), np.array([1]), np.array([[4.2, 20.0, face_um + 0.53]]), np.array([1.0]), np.array([-1]))
     exact = replace(OPTIONS, radius_um=0.0, background_share=0.0)
-    centre, corner = (plan_cell(a_cell(), node, replace(exact, swc_origin=origin)).tiles for origin in ("centre", "corner"))
+    centre, corner = (plan_cell(a_cell(), node, exact, swc_origin=origin).tiles for origin in SwcOrigin)
     assert set(centre["x0"]) == {64}
     assert set(corner["x0"]) == {0, 64}
 
@@ -144,15 +144,9 @@ def test_cells_that_cannot_be_planned_say_why() -> None:
     with pytest.raises(GridError, match="needs a skeleton"):
         plan_cell(a_cell(), None, OPTIONS)
     far = Skeleton(np.array([1]), np.array([1]), np.array([[500.0, 500.0, 500.0]]), np.array([1.0]), np.array([-1]))
-    for coverage in ("skeleton", "box"):
+    for coverage in (CoverageKind.skeleton, CoverageKind.box):
         with pytest.raises(GridError, match="no part of the skeleton lies in the stack"):
             plan_cell(a_cell(), far, replace(OPTIONS, coverage=coverage, margin_um=1.0))
-
-
-def test_the_options_are_those_of_the_configuration() -> None:
-    image = ImageConfig(level=1, z_step=2, tile_px=256, shard_zyx=[32, 512, 512])
-    assert PlanOptions.of(image) == PlanOptions(level=1, z_step=2, tile_px=256, shard_zyx=(32, 512, 512))
-    assert PlanOptions.of(ImageConfig()) == PlanOptions()
 
 
 # ------------------------------------------------------------------------------------------------------------------- the whole plan
@@ -263,7 +257,7 @@ def test_medians_of_the_real_cells(
     gb: dict[str, list[float]] = {"dendrite-only": [], "full": []}
     for i, skeleton in skeletons.items():
         cell = _real_cell(i, table.loc[i], int(np.ceil(skeleton.position_zyx_um[:, 0].max() / 0.28)) + 26)
-        plan = plan_cell(cell, skeleton, PlanOptions(tile_px=tile_px, radius_um=radius_um, background_share=0.0))
+        plan = plan_cell(cell, skeleton, ImageConfig(tile_px=tile_px, radius_um=radius_um, background_share=0.0))
         gb[table.loc[i, "nr__reconstruction_type"]].append(plan.n_bytes / 1e9)
     assert np.median(gb["dendrite-only"]) == pytest.approx(dendrite_gb, rel=0.01)
     assert np.median(gb["full"]) == pytest.approx(full_gb, rel=0.01)

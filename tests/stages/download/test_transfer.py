@@ -16,23 +16,24 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from brightfield.config.options import ComputeConfig, CoverageKind, ImageConfig
 from brightfield.core.cell import Cell, Crop, Plane, Stack
 from brightfield.core.errors import StackError, TransferError
 from brightfield.core.schema import TILES
 from brightfield.core.tables import read_table, write_table
 from brightfield.sources.allen.service import AllenSource
-from brightfield.sources.http.client import ClientOptions, HttpClient
+from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.faults import Faults
 from brightfield.sources.mirror.server import Mirror, serve
 from brightfield.stages.download import plan as plan_module
 from brightfield.stages.download import transfer
-from brightfield.stages.download.plan import CellPlan, PlanOptions, plan_cell
+from brightfield.stages.download.plan import CellPlan, plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 from brightfield.testing import cable, small_catalog, small_cell
 from brightfield.volumes.volume import open_volume
 
 CHUNK = (16, 128, 128)
-OPTIONS = PlanOptions(tile_px=64, radius_um=3.0, shard_zyx=(16, 128, 128))
+OPTIONS = ImageConfig(tile_px=64, radius_um=3.0, shard_zyx=[16, 128, 128])
 SKELETON = cable(35.0, start_zyx_um=(4.0, 12.0, 4.0))
 
 
@@ -87,8 +88,8 @@ def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CASES = {
     "skeleton": OPTIONS,
-    "full": replace(OPTIONS, coverage="full"),
-    "box": replace(OPTIONS, coverage="box", margin_um=2.0),
+    "full": replace(OPTIONS, coverage=CoverageKind.full),
+    "box": replace(OPTIONS, coverage=CoverageKind.box, margin_um=2.0),
     "coarse": replace(OPTIONS, level=1, z_step=3, shard_zyx=(16, 64, 64)),
 }
 
@@ -201,7 +202,7 @@ def test_only_the_tiles_that_fail_are_missing(tmp_path: Path, error: Exception) 
 def test_a_missing_tile_shows_nothing_of_what_its_memory_held_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "UNIT_BYTES", 1)
     cell = a_cell()
-    plan = plan_cell(cell, None, replace(OPTIONS, coverage="full"))
+    plan = plan_cell(cell, None, replace(OPTIONS, coverage=CoverageKind.full))
     source = PatternSource()
 
     def lack(crop: Crop) -> None:
@@ -254,7 +255,7 @@ def test_pixels_of_another_kind_are_never_written(tmp_path: Path, wrong: str) ->
 @pytest.mark.parametrize("stop_after", [0, 1, 7, 40, 90, 150])
 def test_an_interrupted_cell_goes_on_where_it_stopped(tmp_path: Path, stop_after: int) -> None:
     cell = a_cell()
-    plan = plan_cell(cell, SKELETON, replace(OPTIONS, coverage="box"))
+    plan = plan_cell(cell, SKELETON, replace(OPTIONS, coverage=CoverageKind.box))
     clean = run(cell, plan, PatternSource(), tmp_path / "clean")
     first = PatternSource()
 
@@ -388,7 +389,7 @@ def test_pixels_in_flight_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_memory_does_not_grow_with_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = PlanOptions(coverage="full", tile_px=128, shard_zyx=(8, 256, 256))
+    options = ImageConfig(coverage=CoverageKind.full, tile_px=128, shard_zyx=[8, 256, 256])
     slab = 8 * 512 * 512
     monkeypatch.setattr(plan_module, "UNIT_BYTES", slab // 2)
     monkeypatch.setattr(transfer, "_OPEN_BYTES", slab)
@@ -412,12 +413,12 @@ def test_memory_does_not_grow_with_the_stack(tmp_path: Path, monkeypatch: pytest
 
 
 REMOTE = small_cell(5, n_planes=36, height_px=400, width_px=500, missing=(9,))
-REMOTE_PLAN = PlanOptions(coverage="box", margin_um=6.0, tile_px=64, shard_zyx=(16, 128, 128))
-PATIENT = ClientOptions(connections=6, timeout_s=0.4, retries=6, backoff_s=0.005)
+REMOTE_PLAN = ImageConfig(coverage=CoverageKind.box, margin_um=6.0, tile_px=64, shard_zyx=[16, 128, 128])
+PATIENT = ComputeConfig(connections=6, timeout_s=0.4, retries=6)
 
 
-def fetch(mirror: Mirror, directory: Path, options: ClientOptions = PATIENT) -> pd.DataFrame:
-    with HttpClient(options) as client:
+def fetch(mirror: Mirror, directory: Path, options: ComputeConfig = PATIENT) -> pd.DataFrame:
+    with HttpClient(options, backoff_s=0.005) as client:
         plan = plan_cell(REMOTE, SKELETON, REMOTE_PLAN)
         return download_cell(REMOTE, plan, AllenSource(client, mirror.base_url), directory, chunk_zyx=CHUNK, connections=6)
 
@@ -448,7 +449,7 @@ from brightfield.sources.http.client import HttpClient
 plan.UNIT_BYTES, transfer._OPEN_BYTES = 200_000, 400_000
 cell = test_transfer.REMOTE
 cell_plan = plan.plan_cell(cell, test_transfer.SKELETON, test_transfer.REMOTE_PLAN)
-with HttpClient(test_transfer.PATIENT) as client:
+with HttpClient(test_transfer.PATIENT, backoff_s=0.005) as client:
     source = AllenSource(client, sys.argv[1])
     transfer.download_cell(cell, cell_plan, source, Path(sys.argv[2]), chunk_zyx=test_transfer.CHUNK, connections=6)
 """

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from brightfield.config.options import ComputeConfig
 from brightfield.core.errors import TransferError
 from brightfield.core.urls import public_url
 from brightfield.sources.http.curl import Broken, Connection, Reply
@@ -22,33 +23,10 @@ MAX_BODY_BYTES = 512 * 2**20
 
 _GONE = {404: 3, 410: 2}  # how often a server must say so: behind a load balancer it may say 404 for something it has
 _TRANSIENT = frozenset({408, 425, 429})
+BACKOFF_S = 0.25
+"""Wait before the first further attempt at a request; doubled for each next one, up to `_BACKOFF_MAX_S`."""
 _BACKOFF_MAX_S = 30.0
 _MAX_REDIRECTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """How to ask; nothing here may change a byte of what is returned.
-
-    connections: requests in flight at once. requests_per_second: per host, 0 for no limit. timeout_s: for connecting, and of silence (in
-    whole seconds, rounded up). retries: per request. retry_budget_s: waiting between attempts, all requests together. backoff_s: before
-    the first retry.
-    """
-
-    connections: int = 8
-    requests_per_second: float = 0.0
-    timeout_s: float = 60.0
-    retries: int = 5
-    retry_budget_s: float = 3600.0
-    backoff_s: float = 0.25
-
-    def shared_by(self, processes: int) -> ClientOptions:
-        """The share of one of several processes that together keep to these limits."""
-        return replace(
-            self,
-            connections=max(1, self.connections // processes),
-            requests_per_second=self.requests_per_second / processes,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +82,15 @@ class _Bucket:
 
 
 class HttpClient:
-    """Fetch URLs from any number of threads; close it (or use `with`) to release connections and stop waiting threads."""
+    """Fetch URLs from any number of threads; close it (or use `with`) to release connections and stop waiting threads.
 
-    def __init__(self, options: ClientOptions | None = None, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        self.options = options or ClientOptions()
+    options: `connections` (requests in flight at once), `requests_per_second` (per host, 0 for no limit), `timeout_s` (for connecting, and
+    of silence, in whole seconds, rounded up), `retries` (per request), `retry_budget_s` (waiting between attempts, all requests together).
+    """
+
+    def __init__(self, options: ComputeConfig | None = None, *, backoff_s: float = BACKOFF_S, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self.options = options or ComputeConfig()
+        self._backoff_s = backoff_s
         self.traffic = Traffic()
         self._max_body_bytes = max_body_bytes
         self._slots = threading.BoundedSemaphore(self.options.connections)
@@ -201,7 +184,7 @@ class HttpClient:
                         self._idle.append(connection)
 
     def _pause(self, url: str, attempt: int, failure: _Failure) -> None:
-        backoff_s = min(_BACKOFF_MAX_S, self.options.backoff_s * 2 ** (attempt - 1))
+        backoff_s = min(_BACKOFF_MAX_S, self._backoff_s * 2 ** (attempt - 1))
         wait_s = max(failure.after_s, backoff_s * (0.5 + 0.5 * self._jitter.random()))
         with self._lock:
             spent = self.traffic.waited_s + wait_s > self.options.retry_budget_s

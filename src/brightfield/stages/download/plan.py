@@ -12,19 +12,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brightfield.config.options import CoverageKind, ImageConfig, SwcOrigin
 from brightfield.core.cell import Cell
 from brightfield.core.errors import CapacityError, ConfigError, GridError
 from brightfield.core.space import Grid, Shape, download_grid, swc_to_stack_um
 from brightfield.stages.download.tiling import Mask, background, in_box, near_skeleton, tile_counts
 
 if TYPE_CHECKING:
-    from brightfield.config.options import ImageConfig
     from brightfield.core.skeleton import Skeleton
 
 KINDS = ("skeleton", "background", "box", "full")
@@ -56,54 +56,6 @@ MERGE_PX = 8192
 
 UNIT_BYTES = 2**28
 """Pixels that are fetched, written and recorded as a whole; with it memory and what a killed run loses are bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """What decides a plan; the fields are those of the `image` group. Raises ConfigError for a tile that does not fit."""
-
-    coverage: str = "skeleton"
-    level: int = 0
-    z_step: int = 1
-    tile_px: int = 512
-    radius_um: float = 10.0
-    background_share: float = 0.1
-    margin_um: float = 20.0
-    shard_zyx: Shape = (64, 1024, 1024)
-    swc_origin: Literal["centre", "corner"] = "centre"
-
-    def __post_init__(self) -> None:
-        if self.tile_px % 2**self.level:
-            raise ConfigError(f"image.tile_px={self.tile_px} must be a multiple of 2^image.level = {2**self.level}")
-        if self.tile > min(self.shard_zyx[1:]):
-            limit = min(self.shard_zyx[1:]) << self.level
-            raise ConfigError(f"image.tile_px={self.tile_px} is larger than a shard; choose at most {limit}, or a larger image.shard_zyx")
-        if any(edge % self.tile for edge in self.shard_zyx[1:]):
-            raise ConfigError(
-                f"image.shard_zyx={list(self.shard_zyx)} cuts through tiles of {self.tile} voxels (image.tile_px >> image.level); "
-                "make the shard's rows and columns multiples of that"
-            )
-
-    @property
-    def tile(self) -> int:
-        """Edge of a tile in voxels of the downloaded grid."""
-        return self.tile_px >> self.level
-
-    @classmethod
-    def of(cls, image: ImageConfig, swc_origin: Literal["centre", "corner"] = "centre") -> PlanOptions:
-        """The options that a configuration asks for."""
-        z, y, x = image.shard_zyx
-        return cls(
-            coverage=image.coverage.value,
-            level=image.level,
-            z_step=image.z_step,
-            tile_px=image.tile_px,
-            radius_um=image.radius_um,
-            background_share=image.background_share,
-            margin_um=image.margin_um,
-            shard_zyx=(z, y, x),
-            swc_origin=swc_origin,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +256,20 @@ class Plan:
         return [round(wire / (rate_mb_s * 1e6), 1) for wire in self.totals["wire_bytes_todo"]]
 
 
+def tile_of(image: ImageConfig) -> int:
+    """Edge of a tile in voxels of the downloaded grid."""
+    return image.tile_px >> image.level
+
+
 def plan_cell(
     cell: Cell,
     skeleton: Skeleton | None,
-    options: PlanOptions,
+    image: ImageConfig,
     projection: NDArray[np.integer[Any]] | None = None,
+    *,
+    swc_origin: SwcOrigin = SwcOrigin.centre,
 ) -> CellPlan:
-    """The tiles that `options` ask of one cell.
+    """The tiles that `image` asks of one cell.
 
     skeleton: as in the file; the coverages `skeleton` and `box` need it. projection: the minimum projection of the stack along z, at any
     level, for background that is dark but untraced.
@@ -319,18 +278,21 @@ def plan_cell(
     """
     if cell.stack is None:
         raise GridError(f"cell {cell.specimen_id}: there is no image stack to plan for; select cells with images (source.require_images)")
-    grid = download_grid(cell.stack.grid, options.level, options.z_step)
-    usable = np.array([plane.usable for plane in cell.stack.planes[:: options.z_step]])
-    if options.coverage == "full":
-        kinds = np.full(tile_counts(grid, options.tile), KINDS.index("full") + 1, np.uint8)
+    tile, shard_zyx = tile_of(image), tuple(image.shard_zyx)
+    grid = download_grid(cell.stack.grid, image.level, image.z_step)
+    usable = np.array([plane.usable for plane in cell.stack.planes[:: image.z_step]])
+    if image.coverage == CoverageKind.full:
+        kinds = np.full(tile_counts(grid, tile), KINDS.index("full") + 1, np.uint8)
     else:
         if skeleton is None:
-            raise GridError(f"cell {cell.specimen_id}: coverage={options.coverage} needs a skeleton; use image.coverage=full for this cell")
-        position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, options.swc_origin)
-        kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, options, projection)
+            raise GridError(f"cell {cell.specimen_id}: coverage={image.coverage} needs a skeleton; use image.coverage=full for this cell")
+        position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, swc_origin.value)
+        kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, image, projection)
     bytes_per_px = cell.stack.bits // 8
-    tiles = _frame(cell.specimen_id, kinds, grid, options.tile, bytes_per_px)
-    return CellPlan(cell.specimen_id, grid, options.level, options.z_step, tiles, usable, options.shard_zyx, options.tile, bytes_per_px)
+    tiles = _frame(cell.specimen_id, kinds, grid, tile, bytes_per_px)
+    return CellPlan(
+        cell.specimen_id, grid, image.level, image.z_step, tiles, usable, (shard_zyx[0], shard_zyx[1], shard_zyx[2]), tile, bytes_per_px
+    )
 
 
 def _kinds(
@@ -339,16 +301,17 @@ def _kinds(
     usable: Mask,
     position_zyx_um: NDArray[np.float64],
     parent: NDArray[np.int64],
-    options: PlanOptions,
+    image: ImageConfig,
     projection: NDArray[np.integer[Any]] | None,
 ) -> NDArray[np.uint8]:
     """Per tile: 0, or 1 + index of its kind in KINDS."""
-    kinds = np.zeros(tile_counts(grid, options.tile), np.uint8)
-    if options.coverage == "box":
-        kinds[in_box(grid, position_zyx_um, options.tile, options.margin_um)] = KINDS.index("box") + 1
+    tile = tile_of(image)
+    kinds = np.zeros(tile_counts(grid, tile), np.uint8)
+    if image.coverage == CoverageKind.box:
+        kinds[in_box(grid, position_zyx_um, tile, image.margin_um)] = KINDS.index("box") + 1
     else:
-        near = near_skeleton(grid, position_zyx_um, parent, options.tile, options.radius_um)
-        n_tiles = round(options.background_share * int(near.sum()))
+        near = near_skeleton(grid, position_zyx_um, parent, tile, image.radius_um)
+        n_tiles = round(image.background_share * int(near.sum()))
         free = ~near & usable[:, None, None]
         kinds[near] = KINDS.index("skeleton") + 1
         kinds[background(free, n_tiles, specimen_id, untraced=~near.any(axis=0), projection=projection)] = KINDS.index("background") + 1

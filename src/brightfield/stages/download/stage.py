@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from brightfield.built.cells import selected_cells
-from brightfield.config.options import Config, Scheduler, SourceKind
+from brightfield.config.options import Config, CoverageKind, Scheduler, SourceKind
 from brightfield.config.params import source_name
 from brightfield.core.cell import Cell
 from brightfield.core.errors import BrightfieldError, CellFailures
@@ -23,7 +23,7 @@ from brightfield.run.engine import Engine, progress
 from brightfield.run.workcache import CellTask, WorkCache, work_root
 from brightfield.sources.connect import Address, reachable
 from brightfield.sources.source import Source, interruptible
-from brightfield.stages.download.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, PlanOptions, plan_cell
+from brightfield.stages.download.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 
 ALGORITHM = "1"
@@ -92,14 +92,14 @@ def _skeleton(cell: Cell, source: Source, root: Path) -> Skeleton:
 
 def _plans(config: Config, root: Path, cells: Mapping[int, Cell], address: Address) -> tuple[dict[int, CellPlan], dict[int, str]]:
     """The plans of the cells, and why there is none of the others."""
-    options = PlanOptions.of(config.image, config.source.swc_origin.value)
-    wants_projection = options.coverage == "skeleton" and options.background_share > 0
+    image, origin = config.image, config.source.swc_origin
+    wants_projection = image.coverage is CoverageKind.skeleton and image.background_share > 0
     failures: dict[int, str] = {}
 
     def plan_one(cell: Cell) -> CellPlan | None:
         try:
             projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
-            return plan_cell(cell, _skeleton(cell, source, root), options, projection)
+            return plan_cell(cell, _skeleton(cell, source, root), image, projection, swc_origin=origin)
         except BrightfieldError as error:
             failures[cell.specimen_id] = f"it cannot be planned: {error}"
             return None
@@ -183,7 +183,7 @@ def fetch_image(
     """
     directory = _partial(partial, plan)
     with address.connect() as source:
-        ledger = download_cell(cell, plan, source, directory, connections=address.client.connections, progress=advance, **options)
+        ledger = download_cell(cell, plan, source, directory, connections=address.compute.connections, progress=advance, **options)
     shutil.copytree(directory / IMAGE_NAME, root / image_store(cell.specimen_id), copy_function=os.link)
     write_table(TILES, ledger, root)
 
@@ -197,8 +197,8 @@ def _partial(partial: Path, plan: CellPlan) -> Path:
 
 def _engine(config: Config, label: str) -> Engine:
     """Locally one process whose threads share the connections and their limits; on a cluster, workers that divide them."""
-    engine = Engine.of(config.compute, label)
-    return replace(engine, workers=1) if config.compute.scheduler == Scheduler.local else engine
+    is_local = config.compute.scheduler == Scheduler.local
+    return Engine(replace(config.compute, workers=1) if is_local else config.compute, label)
 
 
 def _run(cache: WorkCache, tasks: Mapping[int, CellTask], engine: Engine) -> dict[int, str]:

@@ -33,7 +33,7 @@ EARLIER = ("skeletons", "download", "rasterize", "align")
 def run(config: Config, root: Path) -> None:
     """Write nodes, patches, manifest, card and Croissant; raises CheckError naming every ERROR that the checks find."""
     cache = WorkCache(root, "manifest", (NODES, PATCHES, EXPORTS_DIR), config.compute.work_dir)
-    print(f"manifest: {cache.run(_tasks(config, root), Engine.of(config.compute, 'patches').map)}")
+    print(f"manifest: {cache.run(_tasks(config, root), Engine(config.compute, 'patches').map)}")
     write_table(MANIFEST, build_manifest(root, config, source_url=source_name(config.source)), root)
     write_card(root, config)
     write_croissant(root, config)

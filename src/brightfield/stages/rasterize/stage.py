@@ -24,7 +24,7 @@ def run(config: Config, root: Path) -> None:
     """Write the label stores, their statistics and what was noticed."""
     cache = WorkCache(root, "rasterize", (LABELS_DIR, LABEL_STATS, FINDINGS), config.compute.work_dir)
     tasks = {built.specimen_id: _task(built) for built in built_cells(root.resolve(), config)}
-    print(f"rasterize: {cache.run(tasks, Engine.of(config.compute, 'labels').map)}")
+    print(f"rasterize: {cache.run(tasks, Engine(config.compute, 'labels').map)}")
 
 
 def _task(built: BuiltCell) -> CellTask:
