@@ -26,7 +26,7 @@ from brightfield.core.tables import read_table, write_table
 from brightfield.splitting.assign import assign
 from brightfield.stages.manifest.card import write_card, write_croissant
 from brightfield.stages.manifest.table import HASH_THREADS, StoreHasher, build_manifest
-from brightfield.testing import make_dataset
+from brightfield.testing.dataset import make_dataset
 
 RESULT = Path(__file__).parent / "results" / "check.json"
 CHILD = (

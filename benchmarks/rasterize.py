@@ -37,7 +37,7 @@ from rasterize_peers import begin, resident_kb
 from brightfield.core.skeleton import Skeleton, read_swc
 from brightfield.core.space import Grid, stack_grid
 from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, write_labels
-from brightfield.testing import cable
+from brightfield.testing.skeletons import cable
 from brightfield.volumes.shards import COMPRESSION_LEVEL
 from brightfield.volumes.volume import Volume, _write_atomically, open_volume
 

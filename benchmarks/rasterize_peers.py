@@ -27,7 +27,7 @@ def _brightfield(task, connect):
     from brightfield.core.skeleton import Skeleton
     from brightfield.core.space import Grid
     from brightfield.raster.voxels import rasterize
-    from brightfield.testing import cable
+    from brightfield.testing.skeletons import cable
 
     rasterize(cable(40.0), Grid((30, 300, 300), (0.28, 0.3, 0.3)), "inside", 0.0, "taper", connect)  # compiles the kernels
     n = len(task["parent"])

@@ -15,7 +15,7 @@ from brightfield.config.compose import compose, write_params
 from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, SKELETONS_DIR, image_store, label_store, skeleton_file
 from brightfield.core.schema import MANIFEST, SPLITS, TILES
 from brightfield.core.tables import frame_of, write_table
-from brightfield.testing import table_row
+from brightfield.testing.dataset import table_row
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

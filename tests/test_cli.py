@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 from brightfield import cli
-from brightfield.config import options as config
+from brightfield.config import params
+from brightfield.config.options import Config
 from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
 
 COMMANDS = ("config", "plan", "stage", "refresh", "check", "salt", "diff", "release", "pull", "mirror", "gc")
 
 
 def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def load(root: Path) -> config.Config:
+    def load(root: Path) -> Config:
         raise error
 
-    monkeypatch.setattr(config, "load", load)
+    monkeypatch.setattr(params, "load", load)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,13 @@ import s3fs
 import sshfs
 
 import brightfield
-from brightfield.core import schema
+from brightfield.core.codes import Label, Reason
 from brightfield.core.errors import SourceError, StackError, TableError, TransferError
+from brightfield.core.layout import REASON_GROUP, image_store, label_store
+from brightfield.core.schema import MANIFEST
 from brightfield.core.space import Grid
 from brightfield.core.tables import frame_of, write_table
-from brightfield.testing import table_row
+from brightfield.testing.dataset import table_row
 from brightfield.volumes import ranges, remote
 from brightfield.volumes.volume import create_volume
 
@@ -35,15 +37,15 @@ def build(root: Path, *specimen_ids: int) -> None:
     """A small finished dataset: noise for images, one labelled chunk."""
     for specimen_id in specimen_ids:
         layout = {"chunk_zyx": (8, 64, 64), "shard_zyx": (8, 256, 256)}
-        image = create_volume(root / schema.image_store(specimen_id), GRIDS, "uint8", **layout)
+        image = create_volume(root / image_store(specimen_id), GRIDS, "uint8", **layout)
         for shard in np.ndindex(image.spec(0).n_shards_zyx):
             box = tuple(slice(*side) for side in image.spec(0).shard_window(shard))
             image.write_dense_shard(0, shard, pixels(specimen_id)[box])
-        labels = create_volume(root / schema.label_store(specimen_id), GRIDS, "uint8", **layout)
-        labels.write_shard(0, (0, 0, 0), {(0, 1, 0): schema.Label.AXON})
-        labels.create_sub(schema.REASON_GROUP, "uint8").write_shard(0, (0, 0, 0), {(0, 2, 0): schema.Reason.RIM})
-    rows = [table_row(schema.MANIFEST, specimen_id=specimen_id, split="train") for specimen_id in specimen_ids]
-    write_table(schema.MANIFEST, frame_of(schema.MANIFEST, rows), root)
+        labels = create_volume(root / label_store(specimen_id), GRIDS, "uint8", **layout)
+        labels.write_shard(0, (0, 0, 0), {(0, 1, 0): Label.AXON})
+        labels.create_sub(REASON_GROUP, "uint8").write_shard(0, (0, 0, 0), {(0, 2, 0): Reason.RIM})
+    rows = [table_row(MANIFEST, specimen_id=specimen_id, split="train") for specimen_id in specimen_ids]
+    write_table(MANIFEST, frame_of(MANIFEST, rows), root)
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +113,15 @@ def test_a_cell_is_lazy_arrays_with_their_grids(dataset: Path) -> None:
     assert cell.image.grid == GRIDS[0]
     assert (cell.image.shape, cell.image.dtype) == ((8, 400, 300), np.uint8)
     np.testing.assert_array_equal(cell.image[2:4, 100:200, 50], pixels(7)[2:4, 100:200, 50])
-    assert (cell.labels[:, 64:128, :64] == schema.Label.AXON).all()
-    assert (cell.reason[:, 128:192, :64] == schema.Reason.RIM).all()
+    assert (cell.labels[:, 64:128, :64] == Label.AXON).all()
+    assert (cell.reason[:, 128:192, :64] == Reason.RIM).all()
     assert [array.shape for array in cell.labels.arrays] == [grid.shape_zyx for grid in GRIDS]
 
 
 def test_labels_open_where_the_image_was_not_pulled(dataset: Path, tmp_path: Path) -> None:
-    shutil.copytree(dataset / schema.label_store(7), tmp_path / schema.label_store(7))
+    shutil.copytree(dataset / label_store(7), tmp_path / label_store(7))
     cell = brightfield.open_cell(7, tmp_path)
-    assert cell.labels[0, 64, 0] == schema.Label.AXON
+    assert cell.labels[0, 64, 0] == Label.AXON
     with pytest.raises(StackError, match=r"7\.zarr: no volume here"):
         _ = cell.image
 
@@ -127,7 +129,7 @@ def test_labels_open_where_the_image_was_not_pulled(dataset: Path, tmp_path: Pat
 def test_the_manifest_is_a_frame(dataset: Path) -> None:
     frame = brightfield.manifest(dataset)
     assert frame.specimen_id.tolist() == [7, 8]
-    assert list(frame.columns) == list(schema.MANIFEST.column_names)
+    assert list(frame.columns) == list(MANIFEST.column_names)
 
 
 def test_reading_imports_nothing_of_the_pipeline(dataset: Path) -> None:
@@ -152,7 +154,7 @@ def test_what_is_not_here_is_said(tmp_path: Path) -> None:
         brightfield.open_cell(9, tmp_path)
     with pytest.raises(TableError, match="dvc pull"):
         brightfield.manifest(tmp_path)
-    with pytest.raises(AttributeError, match="it has CellData, manifest, open_cell"):
+    with pytest.raises(AttributeError, match="it has CellData, Grid, manifest, open_cell, rasterize, read_swc"):
         _ = brightfield.open_cells
 
 
@@ -165,8 +167,8 @@ def test_a_revision_is_read_by_ranges_without_pulling(repository: Path, moved: l
     assert len(moved) == 2
     assert inner_chunk < sum(moved) < inner_chunk + 500
     moved.clear()
-    assert cell.labels[0, 64, 0] == schema.Label.AXON
-    assert cell.reason[0, 128, 0] == schema.Reason.RIM
+    assert cell.labels[0, 64, 0] == Label.AXON
+    assert cell.reason[0, 128, 0] == Reason.RIM
     assert len(cell.labels.stored_chunks()) == 1
     assert not (repository / "data/images").exists()
     assert not (repository / ".dvc/cache/files/md5").exists() or not any(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brightfield.testing import make_dataset
+from brightfield.testing.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 

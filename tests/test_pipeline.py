@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from brightfield import cli
-from brightfield.config import options as config
+from brightfield.config.validate import group_names, options
 from brightfield.run.algorithm import stage_folders
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ def test_a_stage_depends_on_exactly_the_packages_it_computes_with(name: str) -> 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_names_parameters_that_exist_and_never_how_the_work_is_run(name: str) -> None:
-    known = {*config.group_names(), *config.options()}
+    known = {*group_names(), *options()}
     assert set(STAGES[name]["params"]) <= known
     assert not any(key.split(".")[0] in ("compute", "meta") for key in STAGES[name]["params"])
 

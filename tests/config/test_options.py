@@ -92,6 +92,7 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"image__chunk_zyx": [0, 128, 128]}, "three positive"),
         ({"image__tile_px": 2048}, "a tile is larger than a shard"),
         ({"image__tile_px": 100, "image__level": 3}, "multiple of 2"),
+        ({"image__tile_px": 100}, "cuts through tiles of 100 voxels"),
         ({"labels__connect": 18}, "26, 6 or null"),
         ({"align__ring_um": [1.7, 1.4]}, "the outer one larger"),
         ({"align__alongside_um": 0.1}, r"less than align\.max_shift_um"),

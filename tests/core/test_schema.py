@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from brightfield.core import schema
-from brightfield.core.codes import NEURITE_LABELS, Label, Reason
+from brightfield.core.codes import LABEL_COLOURS_RGB, NEURITE_LABELS, Label, Reason
+from brightfield.core.layout import DATA_DIR, image_store, label_store, marker_file, skeleton_file
 from brightfield.core.schema import TABLES, Table
 
 UNITS = {"", "1", "bit", "um", "px", "planes", "voxels", "bytes", "nodes"}
@@ -31,15 +31,15 @@ def test_reasons_are_single_bits_of_a_byte() -> None:
 
 
 def test_every_label_has_a_colour_of_its_own() -> None:
-    assert set(schema.LABEL_COLOURS_RGB) == set(Label)
-    assert len(set(schema.LABEL_COLOURS_RGB.values())) == len(Label)
-    assert all(0 <= part <= 255 for colour in schema.LABEL_COLOURS_RGB.values() for part in colour)
+    assert set(LABEL_COLOURS_RGB) == set(Label)
+    assert len(set(LABEL_COLOURS_RGB.values())) == len(Label)
+    assert all(0 <= part <= 255 for colour in LABEL_COLOURS_RGB.values() for part in colour)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_table_is_well_formed(table: Table) -> None:
     assert re.fullmatch("[a-z_]+", table.name)
-    assert table.path == schema.DATA_DIR / f"{table.name}.parquet"
+    assert table.path == DATA_DIR / f"{table.name}.parquet"
     assert table.description.endswith(".")
     assert len(set(table.column_names)) == len(table.columns)
     keys = [column for column in table.columns if column.name in table.key]
@@ -70,6 +70,6 @@ def test_the_arrow_schema_carries_unit_and_description() -> None:
 
 
 def test_the_files_of_a_cell_are_named_by_it() -> None:
-    files = (schema.skeleton_file(7), schema.marker_file(7), schema.image_store(7), schema.label_store(7))
+    files = (skeleton_file(7), marker_file(7), image_store(7), label_store(7))
     assert list(map(str, files)) == ["data/skeletons/7.swc", "data/skeletons/7.marker", "data/images/7.zarr", "data/labels/7.zarr"]
     assert not any(Path(file).is_absolute() for file in files)

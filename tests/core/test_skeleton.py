@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brightfield.core.codes import Label, MarkerKind
-from brightfield.core.errors import MarkerError, SkeletonError
+from brightfield.core.errors import FileError, MarkerError, SkeletonError
 from brightfield.core.skeleton import Skeleton, format_swc, marker_nodes, parse_swc, read_markers, read_swc, write_swc
 from brightfield.core.space import Grid
-from brightfield.testing import cable, forests, reordered, swc_bytes, swc_documents
+from brightfield.testing.skeletons import cable, forests, reordered, swc_bytes, swc_documents
 
 SOMA = (1, 1, 10, 20, 30, 5, -1)
 ALLEN_VOXEL = (0.28, 0.1144, 0.1144)
@@ -345,9 +345,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FileError, match=r"cell.swc: cannot be written: disk full"):
         write_swc(cable(9), path)
     assert read_swc(path) == cable(5)
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.swc"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- markers

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brightfield.core.errors import GridError
 from brightfield.core.space import Grid, Shape, Window, download_grid, stack_grid, swc_to_stack_um
-from brightfield.testing import grids
+from brightfield.testing.grids import grids
 
 FULL = stack_grid(520, 9433, 7605, 0.1144, 0.28)
 FACTORS = st.tuples(*[st.integers(1, 5)] * 3)

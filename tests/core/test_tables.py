@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from brightfield.core.errors import TableError
 from brightfield.core.schema import PLANES, TABLES, Column, Table
 from brightfield.core.tables import frame_of, parse_table, read_table, write_table
-from brightfield.testing import table_row
+from brightfield.testing.dataset import table_row
 
 SMALL = Table(
     "small",
@@ -71,7 +71,7 @@ def test_the_bytes_know_neither_the_order_of_rows_and_columns_nor_the_index(
 def test_the_bytes_are_the_same_in_another_process_time_zone_and_locale(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom brightfield.core.schema import PLANES\nfrom brightfield.core.tables import frame_of, write_table\n"
-        "from brightfield.testing import table_row\n"
+        "from brightfield.testing.dataset import table_row\n"
         f"write_table(PLANES, frame_of(PLANES, [table_row(PLANES, plane=i) for i in range(9)]), Path({str(tmp_path)!r}))"
     )
     hashes = set()

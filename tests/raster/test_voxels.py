@@ -15,7 +15,8 @@ from brightfield.raster import topology as connectivity
 from brightfield.raster.cones import balls, cones_of, shell_spans_of, spans_of
 from brightfield.raster.runs import paint, union, voxels_by_value
 from brightfield.raster.voxels import label_runs, rasterize
-from brightfield.testing import forests, grids_within, neurons, reordered, windows
+from brightfield.testing.grids import grids_within, windows
+from brightfield.testing.skeletons import forests, neurons, reordered
 
 BARE = {"kind": "inside", "r_min_um": 0.0, "soma_edges": "taper", "connect": None}
 REAL_GRIDS = ((0.28, 0.1144, 0.1144), (0.28, 0.2288, 0.2288), (0.5, 0.5, 0.5))

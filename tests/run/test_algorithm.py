@@ -117,7 +117,7 @@ def test_the_package_itself_can_be_digested() -> None:
     from brightfield.raster.voxels import rasterize
 
     assert len(algorithm_digest(rasterize)) == 64
-    assert "brightfield.core.schema" in module_closure("brightfield.raster.voxels")
+    assert "brightfield.core.codes" in module_closure("brightfield.raster.voxels")
 
 
 def test_the_folders_of_a_stage_are_what_computes_and_not_what_runs_it() -> None:

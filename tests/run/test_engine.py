@@ -87,7 +87,7 @@ def test_an_error_fails_its_own_cell_only_and_is_told_in_words(workers: int) -> 
     assert set(results) == {1, 2, 5}
     assert failures[3] == "plane.tif: no such plane"
     assert "ValueError: a bug" in failures[4]
-    assert "test_compute.py" in failures[4]
+    assert "test_engine.py" in failures[4]
 
 
 def test_a_killed_worker_loses_only_its_cell() -> None:
@@ -129,7 +129,8 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_engine import sleep_long\nfrom brightfield.run.engine import Engine, map_cells\n"
+        "from test_engine import sleep_long\nfrom brightfield.config.options import ComputeConfig\n"
+        "from brightfield.run.engine import Engine, map_cells\n"
         f"if __name__ == '__main__': map_cells(sleep_long, {{1: ({str(mark)!r},)}}, Engine(ComputeConfig(workers=2)))\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)])
@@ -153,7 +154,7 @@ def test_no_bar_in_a_log(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_engine_follows_the_configuration() -> None:
     engine = Engine(ComputeConfig(workers=3, retries=9, prologue=["module load x"]), "label")
-    assert (engine.scheduler, engine.workers, engine.retries, engine.prologue) == ("local", 3, 2, ("module load x",))
+    assert (engine.compute.workers, engine.retries, engine.compute.prologue) == (3, 2, ["module load x"])
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 
 from brightfield.core.errors import GridError, StackError
-from brightfield.testing import array_specs
+from brightfield.testing.grids import array_specs
 from brightfield.volumes.shards import ArraySpec, Chunk, Index, ShardFile, decode_index, encode_chunk, encode_shard, stored_in
 
 SPEC = ArraySpec((8, 64, 64), (4, 16, 16), (8, 64, 64), np.dtype("uint8"))

@@ -19,7 +19,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 
 from brightfield.core.errors import GridError, StackError
 from brightfield.core.space import Grid
-from brightfield.testing import array_specs, grids, sparse_voxels
+from brightfield.testing.grids import array_specs, grids, sparse_voxels
 from brightfield.volumes.shards import ArraySpec
 from brightfield.volumes.volume import LabelMeta, Volume, create_volume, open_volume
 

@@ -242,9 +242,3 @@ class Config:
     patches: PatchesConfig = field(default_factory=PatchesConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     meta: MetaConfig = field(default_factory=MetaConfig)
-
-
-# ------------------------------------------------------------------------------------------------- rules between options
-
-
-# ------------------------------------------------------------------------------------------------------------ params.yaml

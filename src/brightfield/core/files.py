@@ -20,7 +20,7 @@ def atomic(target: Path) -> Iterator[Path]:
 
     Directories are made as needed. Raises FileError, which names `target`, where the operating system refuses (a full disk, no permission).
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    partial = target.with_name(f".{target.name}.part")  # one writer per file: what a killed run left is overwritten by the next
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial

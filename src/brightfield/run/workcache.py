@@ -313,6 +313,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-# ------------------------------------------------------------------------------------------------- what DVC already has

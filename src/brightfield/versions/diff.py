@@ -280,9 +280,3 @@ def _grouped(changes: Sequence[Change]) -> Iterator[str]:
     for (what, why, is_edit), cells in alike.items():
         note = "" if is_edit else " (same data, other serialisation)"
         yield f"  {', '.join(map(str, cells))}: {', '.join(what)}{note} because of {'; '.join(why)}"
-
-
-# --------------------------------------------------------------------------------------------------------------------- releasing
-
-
-# ----------------------------------------------------------------------------------------------------------------------- pulling

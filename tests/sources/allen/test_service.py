@@ -24,7 +24,7 @@ from brightfield.sources.mirror.catalog import MemoryCatalog
 from brightfield.sources.mirror.faults import Fault, Faults
 from brightfield.sources.mirror.records import tables_of
 from brightfield.sources.mirror.server import Mirror, serve
-from brightfield.testing import small_catalog, small_cell, small_picture
+from brightfield.testing.source import small_catalog, small_cell, small_picture
 
 CELLS = (
     small_cell(1, missing=(1,)),

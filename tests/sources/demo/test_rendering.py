@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from brightfield.core.errors import StackError
 from brightfield.core.skeleton import Skeleton
-from brightfield.sources.demo import rendering
+from brightfield.sources.demo import stain
 from brightfield.sources.demo.phantom import PIXEL_UM, PLANE_UM, ArborPlan, Band, Faults, Optics, Phantom, grow, untraced_axon
 from brightfield.sources.demo.rendering import absorbance, render_crop, render_projection
 
@@ -83,7 +83,7 @@ def test_seed_changes_the_noise_but_not_the_neuron() -> None:
 def test_without_blur_light_is_absorbed_along_the_chord(radius_um: float) -> None:
     sharp = replace(QUIET, focus_um=1e-3, steep=0.0, shallow=0.0, ring=0.0)
     phantom = stack_of(tube(radius_um), sharp)
-    mu = rendering._stain_of_edge(3, 10, np.uint64(1000))
+    mu = stain._stain_of_edge(3, 10, np.uint64(1000))
     row, column = round(30 / PIXEL_UM), round(24.5 / PIXEL_UM)
     intensity = render_crop(phantom, 40, row - 2, column - 20, 5, 40, 0).astype(float).mean()
     empty = render_crop(phantom, 40, 20, column - 20, 5, 40, 0).astype(float).mean()

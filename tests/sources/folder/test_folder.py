@@ -28,7 +28,7 @@ from brightfield.sources.mirror.export import export
 from brightfield.sources.mirror.server import serve
 from brightfield.stages.download.plan import plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
-from brightfield.testing import cable
+from brightfield.testing.skeletons import cable
 from brightfield.volumes.ranges import Ranges
 from brightfield.volumes.volume import open_volume
 

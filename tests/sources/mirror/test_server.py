@@ -31,7 +31,7 @@ from brightfield.sources.mirror.export import export
 from brightfield.sources.mirror.faults import Fault, Faults
 from brightfield.sources.mirror.records import tables_of
 from brightfield.sources.mirror.server import Mirror, serve, serve_folder
-from brightfield.testing import small_catalog, small_cell, small_picture
+from brightfield.testing.source import small_catalog, small_cell, small_picture
 from repositories import REPOSITORY
 
 CELLS = (small_cell(1), small_cell(2, missing=(2,)), small_cell(3, stack=None, marker_file_id=None, marker_url=None))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from brightfield.testing.grids import stain
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Grade, Label, Verdict
@@ -18,7 +19,7 @@ from brightfield.stages.align import absorbance
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import Alignment, align_cell
 from brightfield.stages.align.contrast import Gates
-from brightfield.testing import cable, reordered, stain
+from brightfield.testing.skeletons import cable, reordered
 
 GATES = Gates()
 COARSE = Grid((72, 220, 220), (0.56, 0.4576, 0.4576))  # level 2, every second plane

@@ -16,7 +16,7 @@ from brightfield.core.errors import CapacityError, ConfigError, GridError
 from brightfield.core.skeleton import Skeleton, read_swc
 from brightfield.stages.download import plan as plan_module
 from brightfield.stages.download.plan import MERGE_PX, PLANNED_COLUMNS, STACK_FILES, CellPlan, Plan, plan_cell
-from brightfield.testing import cable
+from brightfield.testing.skeletons import cable
 
 SKELETON = cable(60.0, start_zyx_um=(4.0, 20.0, 6.0))
 OPTIONS = ImageConfig(tile_px=64, radius_um=3.0, shard_zyx=[16, 256, 256])
@@ -123,19 +123,6 @@ def test_the_half_voxel_question_moves_the_skeleton() -> None:
     centre, corner = (plan_cell(a_cell(), node, exact, swc_origin=origin).tiles for origin in SwcOrigin)
     assert set(centre["x0"]) == {64}
     assert set(corner["x0"]) == {0, 64}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tile_px": 512}, "larger than a shard; choose at most 256"),
-        ({"tile_px": 100}, "cuts through tiles of 100 voxels"),
-        ({"tile_px": 66, "level": 2}, "must be a multiple of"),
-    ],
-)
-def test_tiles_that_do_not_fit_are_refused(changes: dict[str, int], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(OPTIONS, **changes)
 
 
 def test_cells_that_cannot_be_planned_say_why() -> None:

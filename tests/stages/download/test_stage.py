@@ -24,7 +24,7 @@ from brightfield.core.tables import read_table
 from brightfield.sources.mirror.server import Mirror, serve
 from brightfield.stages.download import stage
 from brightfield.stages.query import stage as query
-from brightfield.testing import small_catalog, small_cell
+from brightfield.testing.source import small_catalog, small_cell
 from repositories import REPOSITORY
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
 from brightfield.stages.download.tiling import BACKGROUND_PLANES, SAMPLE_UM, background, in_box, near_skeleton, tile_counts
-from brightfield.testing import forests
+from brightfield.testing.skeletons import forests
 
 
 def _segment_to_tiles_um(a: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

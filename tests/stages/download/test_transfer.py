@@ -29,7 +29,8 @@ from brightfield.stages.download import plan as plan_module
 from brightfield.stages.download import transfer
 from brightfield.stages.download.plan import CellPlan, plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
-from brightfield.testing import cable, small_catalog, small_cell
+from brightfield.testing.skeletons import cable
+from brightfield.testing.source import small_catalog, small_cell
 from brightfield.volumes.volume import open_volume
 
 CHUNK = (16, 128, 128)

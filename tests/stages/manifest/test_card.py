@@ -17,7 +17,7 @@ from brightfield.core.layout import CARD_FILE, CROISSANT_FILE
 from brightfield.core.schema import MANIFEST, NODES, PATCHES, TABLES
 from brightfield.core.tables import read_table
 from brightfield.stages.manifest.card import card, croissant, license_answers, write_card, write_croissant
-from brightfield.testing import dataset_config, make_dataset
+from brightfield.testing.dataset import dataset_config, make_dataset
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from brightfield.core.schema import CELLS, FINDINGS, LABEL_STATS, MANIFEST, NODE
 from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.stages.manifest.checks import CHECKS, run_checks
 from brightfield.stages.manifest.findings import as_text, refuse_errors
-from brightfield.testing import dataset_config, make_dataset, publish, table_row
+from brightfield.testing.dataset import dataset_config, make_dataset, publish, table_row
 from brightfield.volumes.volume import open_volume
 
 type Fault = Callable[[Path], None]

@@ -13,7 +13,7 @@ from brightfield.core.skeleton import Marker, Skeleton, parse_swc, read_markers,
 from brightfield.core.space import Grid
 from brightfield.core.tables import read_table, write_table
 from brightfield.stages.manifest.nodes import export_swc, nodes_frame, tip_kinds
-from brightfield.testing import cable, forests, swc_bytes
+from brightfield.testing.skeletons import cable, forests, swc_bytes
 
 GRID = Grid((101, 200, 200), (0.56, 0.46, 0.46), (0.0, 0.17, 0.17))
 FORK = parse_swc(

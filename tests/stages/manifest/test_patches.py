@@ -22,8 +22,9 @@ from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Window
 from brightfield.core.tables import read_table, write_table
 from brightfield.raster.voxels import rasterize
-from brightfield.stages.manifest.patches import CLASSES_OF, KINDS, CellVoxels, _median, darkest, patch_shape, quotas, sample, voxels_of
-from brightfield.testing import dataset_config, make_dataset
+from brightfield.stages.manifest.patches import CLASSES_OF, CellVoxels, _median, darkest, patch_shape, sample, voxels_of
+from brightfield.stages.manifest.quotas import PATCH_KINDS, quotas
+from brightfield.testing.dataset import dataset_config, make_dataset
 
 GRID = Grid((24, 160, 160), (1.0, 0.5, 0.5))
 DARK = [(20, 130), (70, 130), (8, 20), (140, 20), (140, 100), (30, 60), (8, 90), (110, 140), (146, 60)]
@@ -78,10 +79,10 @@ def _boxes(frame: pd.DataFrame) -> list[tuple[slice, slice, slice]]:
 
 @given(st.integers(0, 1000), st.lists(st.floats(0, 1), min_size=7, max_size=7))
 def test_quotas_add_up_and_are_within_one_of_the_mix(per_cell: int, shares: list[float]) -> None:
-    rules = replace(RULES, per_cell=per_cell, **dict(zip(KINDS, shares, strict=True)))
+    rules = replace(RULES, per_cell=per_cell, **dict(zip(PATCH_KINDS, shares, strict=True)))
     counts, total = quotas(rules), sum(shares)
     assert sum(counts.values()) == (per_cell if total else 0)
-    assert all(abs(counts[k] - (per_cell * s / total if total else 0)) < 1 + 1e-6 for k, s in zip(KINDS, shares, strict=True))
+    assert all(abs(counts[k] - (per_cell * s / total if total else 0)) < 1 + 1e-6 for k, s in zip(PATCH_KINDS, shares, strict=True))
 
 
 def test_the_default_mix_is_the_published_one() -> None:
@@ -91,7 +92,7 @@ def test_the_default_mix_is_the_published_one() -> None:
 
 def test_a_full_cell_fills_every_quota_but_the_dark_background() -> None:
     counts = sample(_cell(), RULES)["kind"].value_counts()
-    assert {k: counts[k] for k in KINDS if k != "hard_negative"} == {k: n for k, n in quotas(RULES).items() if k != "hard_negative"}
+    assert {k: counts[k] for k in PATCH_KINDS if k != "hard_negative"} == {k: n for k, n in quotas(RULES).items() if k != "hard_negative"}
     assert 1 <= counts["hard_negative"] <= quotas(RULES)["hard_negative"]
 
 

@@ -20,7 +20,7 @@ from brightfield.core.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST
 from brightfield.core.skeleton import read_swc
 from brightfield.core.tables import read_table, reference_page, write_table
 from brightfield.stages.manifest.table import NOT_STATED, StoreHasher, build_manifest, hash_and_size, named_files, terms
-from brightfield.testing import dataset_config, make_dataset
+from brightfield.testing.dataset import dataset_config, make_dataset
 from repositories import REPOSITORY
 
 DOCS = REPOSITORY / "docs" / "reference" / "tables.md"

@@ -21,7 +21,7 @@ from brightfield.sources.mirror.catalog import FolderCatalog, MemoryCatalog
 from brightfield.sources.mirror.records import tables_of
 from brightfield.sources.mirror.server import serve
 from brightfield.stages.query.selection import Change, ChangeKind, drift, reselect, select, survey
-from brightfield.testing import small_cell
+from brightfield.testing.source import small_cell
 
 IMAGE = ImageConfig()
 

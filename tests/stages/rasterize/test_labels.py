@@ -28,7 +28,7 @@ from brightfield.stages.rasterize.labels import (
     read_distance,
     write_labels,
 )
-from brightfield.testing import cable, neurons
+from brightfield.testing.skeletons import cable, neurons
 from brightfield.volumes.volume import open_volume
 
 CHUNK, SHARD = (4, 16, 16), (8, 32, 32)

@@ -22,7 +22,7 @@ from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_FILE, image_
 from brightfield.core.schema import MANIFEST, SPLITS
 from brightfield.core.tables import read_table, write_table
 from brightfield.stages.report.page import MAX_PICTURED, number, write_report
-from brightfield.testing import DATASET_CELLS, make_dataset
+from brightfield.testing.dataset import DATASET_CELLS, make_dataset
 
 
 @pytest.fixture(scope="module")

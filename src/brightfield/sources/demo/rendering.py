@@ -327,6 +327,3 @@ def _expose(
             grey += averaged * np.sqrt(grey) * normal(mix(seed, plane, row + i, columns[j]))
             out[i, j] = np.uint8(min(max(np.floor(grey + 0.5), 0.0), 255.0))
     return out
-
-
-# ----------------------------------------------------------------------------------------------------------------------- the stain

@@ -27,7 +27,7 @@ from brightfield.stages.download.tiling import Mask, background, in_box, near_sk
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
 
-KINDS = ("skeleton", "background", "box", "full")
+TILE_KINDS = ("skeleton", "background", "box", "full")
 
 PLANNED_COLUMNS = ("specimen_id", "z", "y0", "y1", "x0", "x1", "kind", "bytes")
 """Those columns of `schema.TILES` that a plan knows; the others are what came of it."""
@@ -282,7 +282,7 @@ def plan_cell(
     grid = download_grid(cell.stack.grid, image.level, image.z_step)
     usable = np.array([plane.usable for plane in cell.stack.planes[:: image.z_step]])
     if image.coverage == CoverageKind.full:
-        kinds = np.full(tile_counts(grid, tile), KINDS.index("full") + 1, np.uint8)
+        kinds = np.full(tile_counts(grid, tile), TILE_KINDS.index("full") + 1, np.uint8)
     else:
         if skeleton is None:
             raise GridError(f"cell {cell.specimen_id}: coverage={image.coverage} needs a skeleton; use image.coverage=full for this cell")
@@ -304,17 +304,19 @@ def _kinds(
     image: ImageConfig,
     projection: NDArray[np.integer[Any]] | None,
 ) -> NDArray[np.uint8]:
-    """Per tile: 0, or 1 + index of its kind in KINDS."""
+    """Per tile: 0, or 1 + index of its kind in TILE_KINDS."""
     tile = tile_of(image)
     kinds = np.zeros(tile_counts(grid, tile), np.uint8)
     if image.coverage == CoverageKind.box:
-        kinds[in_box(grid, position_zyx_um, tile, image.margin_um)] = KINDS.index("box") + 1
+        kinds[in_box(grid, position_zyx_um, tile, image.margin_um)] = TILE_KINDS.index("box") + 1
     else:
         near = near_skeleton(grid, position_zyx_um, parent, tile, image.radius_um)
         n_tiles = round(image.background_share * int(near.sum()))
         free = ~near & usable[:, None, None]
-        kinds[near] = KINDS.index("skeleton") + 1
-        kinds[background(free, n_tiles, specimen_id, untraced=~near.any(axis=0), projection=projection)] = KINDS.index("background") + 1
+        kinds[near] = TILE_KINDS.index("skeleton") + 1
+        kinds[background(free, n_tiles, specimen_id, untraced=~near.any(axis=0), projection=projection)] = (
+            TILE_KINDS.index("background") + 1
+        )
     if not kinds.any():
         raise GridError(
             f"cell {specimen_id}: no part of the skeleton lies in the stack (downloaded grid {grid.shape_zyx}); "
@@ -356,7 +358,7 @@ def _frame(specimen_id: int, kinds: NDArray[np.uint8], grid: Grid, tile: int, by
     y0, x0 = row * tile, column * tile
     y1, x1 = np.minimum(y0 + tile, grid.shape_zyx[1]), np.minimum(x0 + tile, grid.shape_zyx[2])
     box = {name: values.astype(np.int32) for name, values in zip(("z", "y0", "y1", "x0", "x1"), (z, y0, y1, x0, x1), strict=True)}
-    kind = np.array(KINDS, object)[kinds[z, row, column] - 1]
+    kind = np.array(TILE_KINDS, object)[kinds[z, row, column] - 1]
     return pd.DataFrame({"specimen_id": np.int64(specimen_id), **box, "kind": kind, "bytes": (y1 - y0) * (x1 - x0) * bytes_per_px})
 
 

@@ -156,9 +156,6 @@ def check_orphans(dataset: Dataset) -> Iterator[Finding]:
                 yield warning_of("orphans", f"{name} is named by no table", remedy="remove it")
 
 
-# ------------------------------------------------------------------------------------------------------------------- volumes
-
-
 # -------------------------------------------------------------------------------------------------------------------- splits
 
 
@@ -191,9 +188,6 @@ def check_balance(dataset: Dataset) -> Iterator[Finding]:
             )
     if counts.loc[Split.TEST, "cells"] and not counts.loc[Split.TEST, "full"] and counts["full"].sum() >= MIN_STRATUM_CELLS:
         yield warning_of("balance", "test has no full reconstruction", remedy="take more cells")
-
-
-# ------------------------------------------------------------------------------------------------------------------- patches
 
 
 # --------------------------------------------------------------------------------------------------------------- description

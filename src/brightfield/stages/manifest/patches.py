@@ -6,7 +6,6 @@ that a cell cannot give (an axon that was not traced, no dark background) leaves
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from brightfield.core.layout import REASON_GROUP
 from brightfield.core.schema import ALIGNMENT, LABEL_STATS, PATCHES
 from brightfield.core.tables import read_table
 from brightfield.raster.voxels import rasterize
+from brightfield.stages.manifest.quotas import quotas, weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from brightfield.core.space import Grid, Shape, Window
     from brightfield.volumes.volume import Volume
 
-KINDS = ("dendrite", "axon", "soma", "keypoint", "hard_negative", "edge", "random")
 
 CLASSES_OF = {
     "dendrite": (Label.BASAL_DENDRITE, Label.APICAL_DENDRITE),
@@ -109,7 +108,7 @@ def sample(cell: CellVoxels, rules: PatchesConfig, *, split: str = "train", fold
         rows += [{"patch": patch, "kind": kind, **fields} for patch, fields in found if fields is not None]
         first += quota
     frame = pd.DataFrame(rows, columns=[c for c in PATCHES.column_names if c not in ("specimen_id", "split", "fold", "weight")])
-    frame["specimen_id"], frame["split"], frame["weight"] = cell.specimen_id, split, _weights(frame["kind"], rules)
+    frame["specimen_id"], frame["split"], frame["weight"] = cell.specimen_id, split, weights(frame["kind"], rules)
     frame["fold"] = pd.array([fold] * len(frame), "Int32")
     frame["node_id"] = frame["node_id"].astype("Int64")
     frame["difficulty"] = frame["difficulty"].astype("Float64")
@@ -179,34 +178,6 @@ def centre_of(shape_zyx: Sequence[int]) -> Shape:
     """The voxel of a patch that counts as its centre: half its size, rounded down."""
     z, y, x = (n // 2 for n in shape_zyx)
     return (z, y, x)
-
-
-def quotas(rules: PatchesConfig) -> dict[str, int]:
-    """Places per kind: the mix, scaled to add up to 1, times `per_cell`, rounded by largest remainder."""
-    mix = _mix(rules)
-    exact = {kind: share * rules.per_cell for kind, share in mix.items()}
-    counts = {kind: int(value) for kind, value in exact.items()}
-    by_remainder = sorted(KINDS, key=lambda kind: (counts[kind] - exact[kind], KINDS.index(kind)))
-    for kind in by_remainder[: round(sum(exact.values())) - sum(counts.values())]:
-        counts[kind] += 1
-    return counts
-
-
-def _mix(rules: PatchesConfig) -> dict[str, float]:
-    shares = {kind: float(getattr(rules, kind)) for kind in KINDS}
-    total = sum(shares.values())
-    return {kind: share / total if total else 0.0 for kind, share in shares.items()}
-
-
-def _weights(kinds: pd.Series[str], rules: PatchesConfig) -> pd.Series[float]:
-    """Share of the kind in the mix / patches of the kind, scaled to add up to 1 over the kinds that the cell has."""
-    counts = Counter(kinds.tolist())
-    mix = _mix(rules)
-    total = sum(mix[kind] for kind in counts)
-    return kinds.map({kind: round(mix[kind] / total / n, 12) for kind, n in counts.items()}).astype(float)
-
-
-# ----------------------------------------------------------------------------------------------------------- what was downloaded
 
 
 # ------------------------------------------------------------------------------------------------------------------- places

@@ -1,0 +1,100 @@
+"""Skeletons and SWC text: makers and strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import strategies as st
+
+from brightfield.core.skeleton import Skeleton, format_swc
+from brightfield.core.space import Triple
+
+if TYPE_CHECKING:
+    pass
+
+
+def swc_bytes(*rows: tuple[float, ...], newline: str = "\n", header: str = "# id,type,x,y,z,r,pid") -> bytes:
+    """SWC text of rows (id, type, x, y, z, radius, parent id)."""
+    return newline.join(
+        [header, *(" ".join(f"{value:g}" if value == int(value) else repr(value) for value in row) for row in rows), ""]
+    ).encode()
+
+
+def cable(
+    length_um: float, step_um: float = 1.0, kind: int = 3, radius_um: float = 0.4, start_zyx_um: Triple = (5.0, 10.0, 10.0)
+) -> Skeleton:
+    """A soma and one straight neurite along x: `length_um` long, a node every `step_um`."""
+    n = round(length_um / step_um)
+    position = np.asarray(start_zyx_um) + np.arange(n + 1)[:, None] * (0.0, 0.0, step_um)
+    return Skeleton(
+        node_id=np.arange(1, n + 2),
+        type=np.array([1] + [kind] * n),
+        position_zyx_um=position,
+        radius_um=np.array([4.0] + [radius_um] * n),
+        parent=np.arange(n + 1) - 1,
+    )
+
+
+def reordered(skeleton: Skeleton, order: Sequence[int]) -> Skeleton:
+    """The same forest with its nodes in another order: what a file with other lines order would give."""
+    index = np.asarray(order)
+    rank = np.empty(len(index), np.int64)
+    rank[index] = np.arange(len(index))
+    parent = skeleton.parent[index]
+    return Skeleton(
+        skeleton.node_id[index],
+        skeleton.type[index],
+        skeleton.position_zyx_um[index],
+        skeleton.radius_um[index],
+        np.where(parent == -1, -1, rank[parent]),
+    )
+
+
+@st.composite
+def forests(draw: st.DrawFn, *, max_nodes: int = 25, types: Sequence[int] = (1, 2, 3, 4)) -> Skeleton:
+    """Skeletons of any shape: several trees, ids with gaps and from 0, any order of the nodes, coincident nodes, radius 0."""
+    n = draw(st.integers(1, max_nodes))
+    ids = draw(st.lists(st.integers(0, 10 * max_nodes), min_size=n, max_size=n, unique=True))
+    parent = [draw(st.integers(-1, i - 1)) for i in range(n)]
+    coordinate = st.one_of(st.integers(0, 40).map(float), st.floats(0, 40, allow_subnormal=False))
+    position = draw(st.lists(st.tuples(coordinate, coordinate, coordinate), min_size=n, max_size=n))
+    radius = draw(st.lists(st.floats(0, 4, allow_subnormal=False), min_size=n, max_size=n))
+    kind = draw(st.lists(st.sampled_from(types), min_size=n, max_size=n))
+    return reordered(
+        Skeleton(np.array(ids), np.array(kind), np.array(position), np.array(radius), np.array(parent)), draw(st.permutations(range(n)))
+    )
+
+
+@st.composite
+def swc_documents(draw: st.DrawFn) -> tuple[bytes, Skeleton]:
+    """SWC text as people write it (comments, blank lines, tabs, any line end, a UTF-8 mark), and the skeleton that it says."""
+    skeleton = draw(forests())
+    newline = draw(st.sampled_from([b"\n", b"\r\n", b"\r"]))
+    gap = draw(st.sampled_from([b" ", b"\t", b"  "]))
+    noise = st.sampled_from([b"", b"   ", b"# a comment with 1 2 3", "# µm".encode("latin-1")])
+    lines = []
+    for line in format_swc(skeleton).splitlines():
+        lines += [draw(noise)] * draw(st.booleans())
+        lines.append(
+            line
+            if line.startswith(b"#")
+            else draw(st.sampled_from([b"", b" "])) + line.replace(b" ", gap) + draw(st.sampled_from([b"", b" # end"]))
+        )
+    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + newline.join([*lines, b""]), skeleton
+
+
+@st.composite
+def neurons(draw: st.DrawFn, *, max_nodes: int = 12, types: Sequence[int] = (1, 2, 3, 4)) -> Skeleton:
+    """Forests as dense as real ones: short, thin, oblique edges, some on the voxel lattice, some with one end inside the other."""
+    n = draw(st.integers(1, max_nodes))
+    parent = [draw(st.integers(-1 if draw(st.booleans()) else max(0, i - 3), i - 1)) if i else -1 for i in range(n)]
+    step = st.tuples(*[st.floats(-3.0, 3.0) | st.integers(-20, 20).map(lambda k: k * 0.1144)] * 3)
+    position = [np.array(draw(st.tuples(*[st.floats(0.0, 4.0)] * 3))) for _ in range(n)]
+    for i, above in enumerate(parent):
+        if above >= 0:
+            position[i] = position[above] + np.array(draw(step))
+    radius = draw(st.lists(st.sampled_from([0.1144, 0.2288]) | st.floats(0.01, 2.0), min_size=n, max_size=n))
+    kind = draw(st.lists(st.sampled_from(types), min_size=n, max_size=n))
+    return Skeleton(np.arange(1, n + 1), np.array(kind), np.array(position), np.array(radius), np.array(parent))
