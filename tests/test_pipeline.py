@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,59 @@ def test_what_a_stage_reads_was_written_by_an_earlier_one_or_is_in_git(name: str
 
 def test_labels_never_wait_for_pixels() -> None:
     assert "data/images" not in STAGES["rasterize"]["deps"]
+
+
+EXPECTED = {
+    "core": set(STAGES),
+    "volumes": {"query", "download", "align", "rasterize", "manifest", "report"},
+    "built": {"download", "align", "rasterize", "manifest", "report"},
+    "sources": {"query", "download"},
+    "sources/mirror": {"query", "download"},
+    "sources/demo": {"query", "download"},
+    "raster": {"rasterize", "manifest"},
+    "splitting": {"split", "manifest", "report"},
+    "run": set(),
+    "config": set(),
+    "versions": set(),
+    "testing": set(),
+    "": set(),  # the reader, the command line, the public face
+} | {f"stages/{name}": {name} for name in STAGES}
+"""Which stages run again after an edit in a package."""
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A DVC repository with the code, and stages that depend on it as ours do and do nothing; every stage is up to date."""
+    from dvc.repo import Repo
+
+    root = tmp_path_factory.mktemp("scratch")
+    shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    stages = {
+        name: {"cmd": "true", "deps": [dep for dep in stage["deps"] if dep.startswith("src/")], "outs": []}
+        for name, stage in STAGES.items()
+    }
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Repo.init(str(root), no_scm=True).close()
+    with contextlib.chdir(root):
+        Repo(str(root)).reproduce()
+    return Repo(str(root))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("package", EXPECTED)
+def test_an_edit_re_runs_the_stages_that_compute_with_it_and_no_other(scratch: Any, package: str) -> None:
+    folder = Path(scratch.root_dir, "src", "brightfield", package)
+    edited = next(path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py")
+    before = edited.read_text()
+    edited.write_text(before + "\n# a comment\n")
+    try:
+        assert {name.rpartition(":")[2] for name in scratch.status()} == EXPECTED[package]
+    finally:
+        edited.write_text(before)
+    assert not scratch.status()
+
+
+def test_every_package_has_its_row() -> None:
+    folders = {path.parent.relative_to(ROOT / "src/brightfield").as_posix() for path in (ROOT / "src/brightfield").rglob("[a-z]*.py")}
+    known = {name.removesuffix("/") or "." for name in EXPECTED}
+    assert {folder for folder in folders if folder not in known and folder.split("/")[0] != "sources"} == set()

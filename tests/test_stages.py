@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import tifffile
 import yaml
-from brightfield.testing.grids import stain
 
 from brightfield.core.skeleton import format_swc
 from brightfield.core.space import Grid
+from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable
 from repositories import REPOSITORY, command
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from brightfield.testing.grids import stain
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Grade, Label, Verdict
@@ -19,6 +18,7 @@ from brightfield.stages.align import absorbance
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import Alignment, align_cell
 from brightfield.stages.align.contrast import Gates
+from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable, reordered
 
 GATES = Gates()
