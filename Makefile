@@ -3,12 +3,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A process per core; the tests of a module stay together, so that what they share is built once.
+PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 # An interpreter that really runs (version managers leave stubs on the PATH); empty: uv finds or fetches one.
 PYTHON := $(shell for candidate in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python; do \
 	"$$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$candidate" && break; done)
 
-.PHONY: help env repro test test-fast lint format lock clean
+.PHONY: help env repro test test-fast lint format reference lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,10 +21,10 @@ repro: env ## build the dataset that params.yaml asks for (the demo, out of the 
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: env ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: env ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: env ## format, lint and types, as CI checks them
 	$(BIN)/ruff format --check src tests benchmarks
@@ -32,6 +34,9 @@ lint: env ## format, lint and types, as CI checks them
 format: env ## rewrite the code in the project's format
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
+
+reference: env ## write the pages of docs/reference that are made from the code
+	$(BIN)/python docs/make_reference.py
 
 lock: $(UV) ## recompute requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock

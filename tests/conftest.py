@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Kernels compile at their first call, and CI machines stall: the time of one example says nothing.
 settings.register_profile("brightfield", deadline=None)
 settings.load_profile("brightfield")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests come first, those with most of them before all: no worker ends alone with the longest one."""
+    slow = Counter(item.location[0] for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.location[0]])
 
 
 @pytest.fixture(scope="session")

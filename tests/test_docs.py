@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ import pytest
 from brightfield.testing.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_reference_pages_are_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path, text in module.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"write {path.name} anew: make reference"
 
 
 def run_first_python_block(page: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from repositories import REPOSITORY, command
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_home")]
 
 CELLS = (11, 12, 13, 14)
-BY_CELL = ("download", "rasterize", "align", "manifest")
+BY_CELL = ("download", "align", "rasterize", "manifest")
 """Stages that work cell by cell; the folder of that name in the work cache shows their progress."""
 
 
@@ -122,7 +122,7 @@ def test_a_change_costs_what_it_changes(built: Path, stacks: Path, tmp_path: Pat
     assert build()[1].get("rasterize", (0, 4)) == (0, 4)
     assert (root / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
 
-    report = root / "src/brightfield/report.py"
+    report = root / "src/brightfield/stages/report/page.py"
     report.write_text(report.read_text().replace('"""', '"""Edited. ', 1))
     assert build("as it is") == ({"report"}, {})
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from brightfield.config.compose import assignment, check, compose, dump, reference, require_fresh, write_params
+from brightfield.config.compose import assignment, check, compose, dump, require_fresh, write_params
 from brightfield.config.params import load, plain
 from brightfield.config.validate import validate
 from brightfield.core.errors import ConfigError
@@ -149,16 +149,6 @@ def test_ones_own_settings_are_recorded_so_that_others_can_check(root: Path) -> 
 
 def test_the_committed_params_yaml_is_fresh() -> None:
     assert check(REPOSITORY) == []
-
-
-def test_the_reference_page_is_what_the_code_says() -> None:
-    page = (REPOSITORY / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
-    assert page == reference(REPOSITORY), (
-        "write it anew: python -c 'from brightfield.config.compose import reference; print(reference(), end=str())'"
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------------- DVC
 
 
 def dvc_compose(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:

@@ -176,7 +176,8 @@ def correlation(stack: np.ndarray, axis: int, lag: int) -> float:
 
 @pytest.mark.real
 def test_quantiles_and_autocorrelation_are_those_of_a_real_crop(shared_data: Path) -> None:
-    tifffile = pytest.importorskip("tifffile")
+    import tifffile
+
     with tarfile.open(shared_data / "images" / "patchseq_example_2112_stack.tar.gz") as archive:
         files = {int(Path(m.name).stem): m for m in archive.getmembers() if m.name.endswith(".tif")}
         real = np.stack([tifffile.imread(BytesIO(archive.extractfile(files[n]).read())) for n in sorted(files)])  # type: ignore[union-attr]

@@ -21,9 +21,6 @@ from brightfield.core.skeleton import read_swc
 from brightfield.core.tables import read_table, reference_page, write_table
 from brightfield.stages.manifest.table import NOT_STATED, StoreHasher, build_manifest, hash_and_size, named_files, terms
 from brightfield.testing.dataset import dataset_config, make_dataset
-from repositories import REPOSITORY
-
-DOCS = REPOSITORY / "docs" / "reference" / "tables.md"
 
 
 @pytest.fixture(scope="module")
@@ -172,22 +169,6 @@ def test_pandas_polars_and_duckdb_read_it_alike(dataset: Path, monkeypatch: pyte
     by_polars = dict(pl.read_parquet(MANIFEST.path).group_by("split").agg(pl.col("image_bytes").sum()).iter_rows())
     by_duckdb = dict(duckdb.sql(f"SELECT split, coalesce(sum(image_bytes), 0) FROM '{MANIFEST.path}' GROUP BY split").fetchall())
     assert by_pandas == by_polars == by_duckdb
-
-
-def test_the_one_liners_of_the_documentation_run(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code blocks of the reference page: SQL with DuckDB, Python as it stands."""
-    monkeypatch.chdir(dataset)
-    blocks = DOCS.read_text().split("```")[1::2]
-    ran = {"sql": 0, "python": 0}
-    for block in blocks:
-        language, _, code = block.partition("\n")
-        if language == "sql":
-            assert len(duckdb.sql(code).fetchall()) > 0
-        elif language == "python":
-            exec(compile(code, str(DOCS), "exec"), {})
-        ran[language] += 1
-    assert ran["sql"] >= 3
-    assert ran["python"] >= 2
 
 
 def test_the_reference_page_is_what_the_schema_gives() -> None:

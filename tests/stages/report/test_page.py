@@ -23,6 +23,7 @@ from brightfield.core.schema import MANIFEST, SPLITS
 from brightfield.core.tables import read_table, write_table
 from brightfield.stages.report.page import MAX_PICTURED, number, write_report
 from brightfield.testing.dataset import DATASET_CELLS, make_dataset
+from servers import program_of
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +145,7 @@ def test_numbers_read_well(value: float | None, text: str) -> None:
 
 @pytest.mark.slow
 def test_a_browser_without_network_shows_it(built: tuple[Path, Config], tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here (apt-get install chromium): the page is not looked at")
+    browser = program_of("chromium", "chromium-browser", "google-chrome", package="chromium")
     shot = tmp_path / "report.png"
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,4200", f"--screenshot={shot}"]
