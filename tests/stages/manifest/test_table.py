@@ -18,7 +18,7 @@ from brightfield.core.errors import TableError
 from brightfield.core.layout import image_store, skeleton_file
 from brightfield.core.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST, SPLITS
 from brightfield.core.skeleton import read_swc
-from brightfield.core.tables import read_table, reference_page, write_table
+from brightfield.core.tables import read_table, write_table
 from brightfield.stages.manifest.table import NOT_STATED, StoreHasher, build_manifest, hash_and_size, named_files, terms
 from brightfield.testing.dataset import dataset_config, make_dataset
 
@@ -169,9 +169,3 @@ def test_pandas_polars_and_duckdb_read_it_alike(dataset: Path, monkeypatch: pyte
     by_polars = dict(pl.read_parquet(MANIFEST.path).group_by("split").agg(pl.col("image_bytes").sum()).iter_rows())
     by_duckdb = dict(duckdb.sql(f"SELECT split, coalesce(sum(image_bytes), 0) FROM '{MANIFEST.path}' GROUP BY split").fetchall())
     assert by_pandas == by_polars == by_duckdb
-
-
-def test_the_reference_page_is_what_the_schema_gives() -> None:
-    assert DOCS.read_text(encoding="utf-8") == reference_page(), (
-        "write it: brightfield.core.tables.reference_page() -> docs/reference/tables.md"
-    )
