@@ -1,0 +1,5 @@
+"""How good is a prediction? Voxels and traces scored against a finished dataset, as the field defines the scores.
+
+`voxels`, `thinning`, `skeletons` and `runlength` are the metrics: pure functions of arrays and skeletons. `predictions` reads what is
+scored, `truth` what it is scored against; `scoring` streams both through the metrics, and `tables` prints the result.
+"""
