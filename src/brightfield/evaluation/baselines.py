@@ -43,7 +43,7 @@ class StainFilter:
 THRESHOLD = (StainFilter(0.0, 5.0),)
 """A threshold on the absorbance above the surroundings."""
 
-DIFFERENCE_OF_GAUSSIANS = tuple(StainFilter(sigma, sigma * ratio) for sigma in (0.35, 0.5, 0.7) for ratio in (2.0, 4.0, 8.0))
+DIFFERENCE_OF_GAUSSIANS = tuple(StainFilter(*sigmas) for sigmas in ((0.35, 1.4), (0.5, 2.0), (0.7, 2.8), (0.5, 4.0)))
 """Of these the one that is best on the training cells is taken."""
 
 FILTERS = {"threshold": THRESHOLD, "difference of Gaussians": DIFFERENCE_OF_GAUSSIANS}
@@ -88,9 +88,19 @@ def _smoothed(values: NDArray[np.float32], there: NDArray[np.bool_], sigma_um: f
     if sigma_um == 0:
         return values
     options: dict[str, Any] = {"sigma": np.divide(sigma_um, grid.voxel_size_zyx_um), "mode": "constant", "truncate": _REACH}
-    weight = gaussian_filter(there.astype(np.float32), **options)
-    smooth: NDArray[np.float32] = gaussian_filter(values, **options) / np.maximum(weight, np.float32(1e-6))
+    smooth: NDArray[np.float32] = gaussian_filter(values, **options)
+    weight = _weight_of_all(there.shape, **options) if there.all() else gaussian_filter(there.astype(np.float32), **options)
+    smooth /= np.maximum(weight, np.float32(1e-6))
     return smooth
+
+
+def _weight_of_all(shape: tuple[int, ...], sigma: Any, **options: Any) -> NDArray[np.float32]:
+    """The smoothed ones of a box: a product of what they are along each axis."""
+    from scipy.ndimage import gaussian_filter1d
+
+    z, y, x = (gaussian_filter1d(np.ones(n, np.float32), s, **options) for n, s in zip(shape, sigma, strict=True))
+    weight: NDArray[np.float32] = z[:, None, None] * y[None, :, None] * x
+    return weight
 
 
 def fit(cells: Sequence[tuple[Truth, CellData]], filters: Iterable[StainFilter]) -> Baseline:

@@ -152,6 +152,8 @@ def open_volume_prediction(path: Path, grids: Sequence[Grid], threshold: float |
 
 def _codes(raw: RawVolume, window: Window) -> NDArray[np.uint8]:
     values = raw.read(window)
+    if not values.any():
+        return np.zeros(values.shape, np.uint8)
     strange = (values < 0) | ((values > Label.APICAL_DENDRITE) & (values != Label.UNKNOWN))
     if strange.any():
         known = ", ".join(f"{int(label)} {label.name.lower()}" for label in Label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
@@ -22,6 +21,7 @@ from brightfield.evaluation.voxels import (
     FOREGROUND,
     GROUPS,
     LEFT_OUT,
+    N_CODES,
     NEURITE,
     Counts,
     Known,
@@ -153,16 +153,16 @@ def score_volume(prediction: VoxelPrediction, truth: Truth) -> VoxelScore:
     if truth.kind == "inside" and not prediction.is_mask:
         prediction = _as_mask(prediction)
     groups, voxels = groups_of(prediction, truth), truth.on_level(prediction.level)
-    table = np.zeros((6, 6), np.int64)
-    lines = {group: Counts() for group in groups if group in CENTRELINE_GROUPS}
+    table = np.zeros((N_CODES, N_CODES), np.int64)
+    lines: dict[str, Counts] = {}
     for window in voxels.blocks():
         codes = voxels.codes(window)
         if (codes == LEFT_OUT).all():
             continue
         predicted = prediction.read(window)
         table += confusion(codes, predicted)
-        lines = _added(lines, _centreline_counts(prediction, predicted, voxels, codes, window, tuple(lines), truth.known))
-    return VoxelScore({group: counts_of(table, group, truth.known) for group in groups}, lines)
+        lines = _added(lines, _centreline_counts(prediction, predicted, voxels, codes, window, truth.known))
+    return VoxelScore({group: counts_of(table, group, truth.known) for group in groups}, {g: lines[g] for g in groups if g in lines})
 
 
 def _as_mask(prediction: VoxelPrediction) -> VoxelPrediction:
@@ -171,27 +171,27 @@ def _as_mask(prediction: VoxelPrediction) -> VoxelPrediction:
 
 
 def _centreline_counts(
-    prediction: VoxelPrediction,
-    predicted: NDArray[np.uint8],
-    voxels: TruthVoxels,
-    codes: NDArray[np.uint8],
-    window: Window,
-    groups: Sequence[str],
-    known: Known,
+    prediction: VoxelPrediction, predicted: NDArray[np.uint8], voxels: TruthVoxels, codes: NDArray[np.uint8], window: Window, known: Known
 ) -> dict[str, Counts]:
-    """A block's part of clDice: true axes that are found, and the axis of the prediction that is right."""
-    axes = voxels.axes(window) if (codes > 0).any() else np.zeros(codes.shape, np.bool_)
-    wide_window = widened(window, voxels.grid)
-    wide = prediction.read(wide_window) if predicted.any() else predicted
-    here = inner(window, wide_window) if predicted.any() else ()
+    """A block's part of clDice: true axes that are found, and axes of the prediction that are right."""
+    axes = voxels.axes(window) & (codes != LEFT_OUT)
+    true, seen = codes[axes], predicted[axes]
+    lines = _lines(prediction, voxels, window) if predicted.any() else {}
     counts = {}
-    for group in groups:
-        at_axis = axes & in_group(codes, group) & (codes != LEFT_OUT)
-        found = int(np.count_nonzero(in_group(predicted[at_axis], group)))
-        line = thinned(in_group(wide, group))[here] if in_group(predicted, group).any() else np.zeros(codes.shape, np.bool_)
+    for group in CENTRELINE_GROUPS:
+        found = counts_of(confusion(true, seen), group, known)
+        line = lines.get(group, np.zeros(codes.shape, np.bool_))
         judged = counts_of(confusion(codes[line], predicted[line]), group, known)
-        counts[group] = Counts(found, int(np.count_nonzero(at_axis)) - found, judged.right, judged.wrong)
+        counts[group] = Counts(found.found, found.missed, judged.right, judged.wrong)
     return counts
+
+
+def _lines(prediction: VoxelPrediction, voxels: TruthVoxels, window: Window) -> dict[str, NDArray[np.bool_]]:
+    """The centrelines of what is predicted in a window, by group."""
+    wide_window = widened(window, voxels.grid)
+    wide, here = prediction.read(wide_window), inner(window, wide_window)
+    masks = ((group, in_group(wide, group)) for group in CENTRELINE_GROUPS)
+    return {group: thinned(mask)[here] for group, mask in masks if mask[here].any()}
 
 
 def _added(one: dict[str, Counts], other: dict[str, Counts]) -> dict[str, Counts]:
@@ -258,5 +258,15 @@ def _distance(trace: Skeleton, truth: Truth, true_pieces: paths.Pieces, toleranc
     _, true_owner = paths.sampled(truth.skeleton)
     points_um, owner = paths.sampled(trace)
     fit, judged = _fit(trace, points_um, owner, truth, true_pieces, tolerance_um)
-    of_truth = truth.scored[true_owner] | (truth.skeleton.parent[true_owner] == ROOT)
+    of_truth = _counted_nodes(truth)[true_owner]
     return paths.spatial_distance(truth.skeleton, trace, far_um=tolerance_um, counted=(of_truth, fit.found | (judged & ~fit.exempt)))
+
+
+def _counted_nodes(truth: Truth) -> NDArray[np.bool_]:
+    """The nodes whose edge may be scored, and the roots with a child of that kind or without any child."""
+    parent = truth.skeleton.parent
+    counted = truth.scored & (parent != ROOT)
+    with_scored_child = np.zeros(len(parent), np.bool_)
+    with_scored_child[parent[counted]] = True
+    result: NDArray[np.bool_] = counted | ((parent == ROOT) & (with_scored_child | (truth.skeleton.n_children == 0)))
+    return result
