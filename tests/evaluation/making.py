@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from brightfield.core.skeleton import ROOT, Skeleton
+from brightfield.core.space import Grid
 from brightfield.evaluation.truth import Truth
-from brightfield.labels import LabelPlan, LabelRules, write_labels
-from brightfield.skeleton import ROOT, Skeleton
-from brightfield.space import Grid
-from brightfield.volume import create_volume, open_volume
+from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, write_labels
+from brightfield.volumes.volume import create_volume, open_volume
 
 GRID = Grid((24, 96, 160), (1.0, 0.5, 0.5))
 

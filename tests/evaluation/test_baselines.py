@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from making import GRID, knowing_all, make_truth, neuron, write_zarr
 
+from brightfield.core.errors import InputError
+from brightfield.core.layout import image_store, label_store
 from brightfield.dataset import CellData, open_cell
-from brightfield.errors import InputError
 from brightfield.evaluation import baselines
 from brightfield.evaluation.baselines import StainFilter, fit, response, score_baselines
 from brightfield.evaluation.scoring import score_volume
 from brightfield.evaluation.truth import Truth
 from brightfield.evaluation.voxels import NEURITE
-from brightfield.schema import image_store, label_store
 from brightfield.testing import make_dataset, stain
 
 DOG = StainFilter(0.5, 1.0)

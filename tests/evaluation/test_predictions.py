@@ -11,12 +11,12 @@ import tifffile
 import zarr
 from making import GRID, write_zarr
 
-from brightfield.errors import GridError, InputError, SkeletonError, StackError
+from brightfield.core.errors import GridError, InputError, SkeletonError, StackError
+from brightfield.core.skeleton import write_swc
+from brightfield.core.space import Grid
 from brightfield.evaluation import predictions
 from brightfield.evaluation.predictions import open_trace, open_volume_prediction, prediction_files
 from brightfield.evaluation.voxels import FOREGROUND
-from brightfield.skeleton import write_swc
-from brightfield.space import Grid
 from brightfield.testing import cable
 
 CODES = np.random.default_rng(5).choice(np.array([0, 0, 0, 1, 2, 3, 4, 255], np.uint8), GRID.shape_zyx)

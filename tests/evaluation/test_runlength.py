@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.evaluation.runlength import NO_SEGMENT, Runs, run_lengths
-from brightfield.skeleton import ROOT, Skeleton
 from brightfield.testing import forests
 
 CASES = json.loads((Path(__file__).parent / "reference.json").read_text())["cases"]

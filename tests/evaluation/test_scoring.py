@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from making import GRID, knowing_all, make_truth, neuron
 
 from brightfield.cli import main
+from brightfield.core.layout import label_store, skeleton_file
+from brightfield.core.schema import NODES
+from brightfield.core.skeleton import ROOT, Skeleton, read_swc, write_swc
+from brightfield.core.space import Grid
+from brightfield.core.tables import read_table, write_table
 from brightfield.evaluation import skeletons as paths
 from brightfield.evaluation.scoring import score_trace
 from brightfield.evaluation.truth import Truth, edges_of
-from brightfield.schema import NODES, label_store, skeleton_file
-from brightfield.skeleton import ROOT, Skeleton, read_swc, write_swc
-from brightfield.space import Grid
-from brightfield.tables import read_table, write_table
 from brightfield.testing import DATASET_CELLS, cable, make_dataset
 
 WIDE = Grid((24, 200, 160), (1.0, 0.5, 0.5))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brightfield.core.skeleton import ROOT, Skeleton, parse_swc
 from brightfield.evaluation import skeletons as paths
-from brightfield.skeleton import ROOT, Skeleton, parse_swc
 from brightfield.testing import cable, forests, neurons, reordered
 
 CASES = json.loads((Path(__file__).parent / "reference.json").read_text())["cases"]

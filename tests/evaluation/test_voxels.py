@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from making import GRID, knowing_all, make_truth, neuron, write_zarr
 from skimage.morphology import skeletonize
 
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.space import Grid
 from brightfield.evaluation import scoring, thinning, truth, voxels
 from brightfield.evaluation.predictions import VoxelPrediction, open_volume_prediction
 from brightfield.evaluation.voxels import FOREGROUND, GROUPS, LEFT_OUT, NEURITE, Counts, confusion, counts_of, known_codes
-from brightfield.labels import LabelRules
 from brightfield.raster import rasterize
-from brightfield.skeleton import Skeleton
-from brightfield.space import Grid
+from brightfield.stages.rasterize.labels import LabelRules
 from brightfield.testing import cable
 
 ALL = known_codes(dict.fromkeys(("soma", "axon", "basal", "apical"), "absent"))

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brightfield.core.codes import Label, Reason, Split
+from brightfield.core.errors import InputError
+from brightfield.core.space import Grid, Window
 from brightfield.dataset import CellData, manifest, open_cell
-from brightfield.errors import InputError
 from brightfield.evaluation.predictions import VoxelPrediction
 from brightfield.evaluation.scoring import CellScore, score_volume
 from brightfield.evaluation.thinning import inner, widened
 from brightfield.evaluation.truth import Truth, read_truth
 from brightfield.evaluation.voxels import FOREGROUND, LEFT_OUT, NEURITE, in_group
-from brightfield.schema import Label, Reason, Split
-from brightfield.space import Grid, Window
 
 _REACH = 3.0
 """Gaussians are cut off at three sigma."""

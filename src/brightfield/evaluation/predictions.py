@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.errors import GridError, InputError, StackError
+from brightfield.core.codes import Label
+from brightfield.core.errors import GridError, InputError, StackError
+from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.space import Grid, Triple, Window
 from brightfield.evaluation.voxels import FOREGROUND
-from brightfield.schema import Label
-from brightfield.skeleton import Skeleton, read_swc
-from brightfield.space import Grid, Triple, Window
 
 VOLUME_SUFFIXES = (".zarr", ".npy", ".tif", ".tiff")
 TRACE_SUFFIX = ".swc"
@@ -137,7 +137,7 @@ def open_volume_prediction(path: Path, grids: Sequence[Grid], threshold: float |
     """A volume of codes on one of the levels of the labels.
 
     grids: of the label pyramid, finest first. threshold: values above it are foreground, without class; None: whole numbers are
-    codes of `schema.Label`, booleans are foreground. Raises StackError for a file that cannot be read, and GridError, naming file, shape
+    codes of `codes.Label`, booleans are foreground. Raises StackError for a file that cannot be read, and GridError, naming file, shape
     and voxel size, for a volume that lies on none of the grids.
     """
     raw = _open_raw(path)

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.errors import InputError
+from brightfield.core.codes import Label
+from brightfield.core.errors import InputError
+from brightfield.core.skeleton import ROOT, Skeleton
+from brightfield.core.space import Window
 from brightfield.evaluation import skeletons as paths
 from brightfield.evaluation.predictions import TRACE_SUFFIX, VoxelPrediction, open_trace, open_volume_prediction, prediction_files
 from brightfield.evaluation.runlength import Runs, run_lengths
@@ -31,9 +34,6 @@ from brightfield.evaluation.voxels import (
     in_group,
     ratio,
 )
-from brightfield.schema import Label
-from brightfield.skeleton import ROOT, Skeleton
-from brightfield.space import Window
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from math import fsum
 import numpy as np
 from numpy.typing import NDArray
 
+from brightfield.core.codes import Label
+from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.evaluation.runlength import NO_SEGMENT
 from brightfield.evaluation.voxels import harmonic_mean, ratio
-from brightfield.schema import Label
-from brightfield.skeleton import ROOT, Skeleton
 
 TOLERANCE_UM = 2.0
 """How far a path may lie from the truth and still be found: the usual threshold (PyNeval, DIADEM)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.space import Grid, Window
+from brightfield.core.space import Grid, Window
 
 MARGIN_UM = 6.0
 """Twice the radius of the thickest dendrites."""

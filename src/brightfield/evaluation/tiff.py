@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.errors import StackError
+from brightfield.core.errors import StackError
 
 if TYPE_CHECKING:
     from tifffile import TiffFile

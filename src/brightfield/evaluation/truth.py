@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield import runs
+from brightfield.core.codes import Label
+from brightfield.core.errors import StackError, TableError
+from brightfield.core.schema import MANIFEST, NODES
+from brightfield.core.skeleton import ROOT, Skeleton
+from brightfield.core.space import Grid, Window
+from brightfield.core.tables import read_table
 from brightfield.dataset import open_cell
-from brightfield.errors import StackError, TableError
 from brightfield.evaluation.voxels import LEFT_OUT, Known, known_codes, truth_codes
-from brightfield.raster import R_MIN_UM, label_runs
-from brightfield.runs import Runs
-from brightfield.schema import MANIFEST, NODES, Label
-from brightfield.skeleton import ROOT, Skeleton
-from brightfield.space import Grid, Window
-from brightfield.tables import read_table
+from brightfield.raster import runs
+from brightfield.raster.runs import Runs
+from brightfield.raster.voxels import R_MIN_UM, label_runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from brightfield.volume import Volume
+    from brightfield.volumes.volume import Volume
 
 BLOCK_VOXELS = (64, 512, 512)
 """What is read and scored at once, whatever the size of the volume."""

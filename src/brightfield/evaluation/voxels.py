@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from brightfield.schema import LABEL_NAMES, Label
+from brightfield.core.codes import LABEL_NAMES, Label
 
 FOREGROUND = 5
 """Code of a voxel that belongs to a neuron whose class is not told: predictions that are masks, labels of the kind ``inside``."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.errors import GridError, StackError
-from brightfield.space import Grid, Window
+from brightfield.core.errors import GridError, StackError
+from brightfield.core.space import Grid, Window
 
 _UNIT_UM = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
 
