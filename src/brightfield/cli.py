@@ -208,8 +208,12 @@ def _add_evaluate(commands: Commands) -> None:
 
 
 def _evaluate(words: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
     from brightfield.evaluation import scoring, tables
 
+    if any(find_spec(library) is None for library in ("scipy", "skimage", "tifffile")):
+        raise ConfigError("evaluate needs more libraries; install them with `pip install 'brightfield[evaluate]'`")
     options = scoring.Options(words.threshold, words.unit, words.tolerance)
     scores = scoring.evaluate(words.root, words.prediction, cell=words.cell, split=words.split, options=options)
     print(tables.as_json(scores) if words.json else tables.as_text(scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,19 @@ def test_a_mistake_is_one_line_and_not_a_traceback(dataset: Path, tmp_path: Path
         message = capsys.readouterr().err
         assert message.count("\n") == 1
         assert said in message
+
+
+def test_the_guide_scores_the_labels_as_it_says(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "evaluate.md").read_text()
+    block = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(dataset)
+    exec(compile(block, "evaluate.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("102 {'soma': 1.0")
+
+
+def test_the_guide_names_the_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "evaluate.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    options = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
+    assert options == set(re.findall(r"(?<![-\w])--[a-z]+", page))
