@@ -171,6 +171,8 @@ def test_another_place_is_refused(tmp_path: Path) -> None:
 def test_values_that_are_no_codes_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "7.npy", np.full(GRID.shape_zyx, 17, np.uint16))
     refused(tmp_path / "7.npy", StackError, "the value 17", "2 axon", "--threshold")
+    np.save(tmp_path / "9.npy", np.zeros(GRID.shape_zyx, np.complex64))
+    refused(tmp_path / "9.npy", StackError, "complex64", threshold=0.5)
     np.save(tmp_path / "8.npy", np.zeros(GRID.shape_zyx, np.float32))
     refused(tmp_path / "8.npy", StackError, "float32, not label codes", "--threshold")
 

@@ -230,6 +230,8 @@ def test_a_mistake_is_one_line_and_not_a_traceback(dataset: Path, tmp_path: Path
         message = capsys.readouterr().err
         assert message.count("\n") == 1
         assert said in message
+    assert main(["-C", str(dataset), "evaluate", str(tmp_path), "--tolerance", "-1"]) == 2
+    assert "a distance in um above 0" in capsys.readouterr().err
 
 
 def test_the_guide_scores_the_labels_as_it_says(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from making import GRID, knowing_all, make_truth, neuron, write_zarr
 from skimage.morphology import skeletonize
 
+from brightfield.core.errors import StackError
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
 from brightfield.evaluation import scoring, thinning, truth, voxels
@@ -210,6 +211,24 @@ def test_labels_without_classes_score_neurons_as_a_whole(tmp_path: Path) -> None
     assert score.voxels[NEURITE].f1 == 1.0
 
 
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+    cell = make_truth(tmp_path, neuron(), rules=LabelRules(kind="distance"))
+    with pytest.raises(StackError, match="labels are of the kind distance"):
+        scoring.score_volume(array_prediction(cell.labels.read()), cell)
+
+
+def test_a_mask_that_is_read_as_classes_is_refused(tmp_path: Path) -> None:
+    cell = make_truth(tmp_path, neuron())
+    labels = cell.labels.read()
+    np.save(tmp_path / "7.npy", ((labels > 0) & (labels < 255)).astype(np.uint8))
+    with pytest.raises(StackError, match=r"7\.npy: every predicted voxel is 1, soma, .* say --threshold 0"):
+        scoring.score_file(tmp_path / "7.npy", cell, scoring.Options())
+    np.save(tmp_path / "8.npy", (labels == 1).astype(np.uint8))
+    score = scoring.score_file(tmp_path / "8.npy", cell, scoring.Options())
+    assert isinstance(score, scoring.VoxelScore)
+    assert score.voxels["soma"].f1 == 1.0
+
+
 def test_a_coarser_level_is_scored_against_that_level(tmp_path: Path) -> None:
     grid = Grid((24, 96, 600), (1.0, 0.5, 0.5))
     cell = knowing_all(make_truth(tmp_path, neuron(grid), grid))
@@ -222,7 +241,6 @@ def test_a_coarser_level_is_scored_against_that_level(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(truth, "BLOCK_VOXELS", (8, 32, 64))
-    monkeypatch.setattr(thinning, "MARGIN_UM", 2.0)
     peaks = []
     for n_planes in (24, 24, 192):
         grid = Grid((n_planes, 96, 160), (1.0, 0.5, 0.5))

@@ -61,10 +61,10 @@ def prediction_files(path: Path, cell: int | None = None) -> dict[int, Path]:
     """
     if not path.exists():
         raise InputError("no such prediction; name a file, an OME-Zarr, or a directory with one of them per cell", path=path)
-    if path.is_dir() and path.suffix != ".zarr" and not any((path / name).exists() for name in ("zarr.json", ".zattrs")):
+    if path.is_dir() and path.suffix.lower() != ".zarr" and not any((path / name).exists() for name in ("zarr.json", ".zattrs")):
         found = _by_cell(path)
         return found if cell is None else {cell: _of_cell(found, cell, path)}
-    if path.suffix not in (*VOLUME_SUFFIXES, TRACE_SUFFIX) and not path.is_dir():
+    if not _is_prediction(path) and not path.is_dir():
         raise InputError(f"a prediction is one of {_endings()}, found {path.suffix or 'no ending'!r}; convert it", path=path)
     specimen_id = _specimen_id(path) if cell is None else cell
     if specimen_id is None:
@@ -75,7 +75,7 @@ def prediction_files(path: Path, cell: int | None = None) -> dict[int, Path]:
 def _by_cell(folder: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
-        specimen_id = _specimen_id(file) if file.suffix in (*VOLUME_SUFFIXES, TRACE_SUFFIX) else None
+        specimen_id = _specimen_id(file) if _is_prediction(file) else None
         if specimen_id is not None:
             if specimen_id in found:
                 raise InputError(f"{found[specimen_id].name} and {file.name} are both of cell {specimen_id}; keep one", path=folder)
@@ -89,6 +89,10 @@ def _of_cell(found: dict[int, Path], cell: int, folder: Path) -> Path:
     if cell not in found:
         raise InputError(f"holds no prediction of cell {cell}, only of {', '.join(map(str, found))}", path=folder)
     return found[cell]
+
+
+def _is_prediction(path: Path) -> bool:
+    return path.suffix.lower() in (*VOLUME_SUFFIXES, TRACE_SUFFIX)
 
 
 def _specimen_id(path: Path) -> int | None:
@@ -142,7 +146,9 @@ def open_volume_prediction(path: Path, grids: Sequence[Grid], threshold: float |
     """
     raw = _open_raw(path)
     level = _level_of(raw, grids)
-    if threshold is None and raw.dtype.kind not in "iub":
+    if raw.dtype.kind not in "iubf":
+        raise StackError(f"its values are {raw.dtype}; write whole numbers, booleans or floating point", path=path)
+    if threshold is None and raw.dtype.kind == "f":
         raise StackError(f"its values are {raw.dtype}, not label codes; say --threshold T, values above T are foreground", path=path)
     if threshold is not None or raw.dtype.kind == "b":
         limit = 0 if threshold is None else threshold
@@ -165,9 +171,9 @@ def _codes(raw: RawVolume, window: Window) -> NDArray[np.uint8]:
 
 
 def _open_raw(path: Path) -> RawVolume:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _open_npy(path)
-    if path.suffix in (".tif", ".tiff"):
+    if path.suffix.lower() in (".tif", ".tiff"):
         return _open_tiff(path)
     from brightfield.volumes.foreign import open_foreign
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
-from brightfield.core.errors import InputError
+from brightfield.core.errors import ConfigError, InputError, StackError
 from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.core.space import Window
 from brightfield.evaluation import skeletons as paths
@@ -96,6 +96,10 @@ class TraceScore:
         return ratio(self.n_bifurcations_traced - self.n_bifurcations, self.n_bifurcations)
 
 
+class NoClassesError(ValueError):
+    """A volume that is read as classes and holds a mask."""
+
+
 type Score = VoxelScore | TraceScore
 
 
@@ -110,11 +114,21 @@ class CellScore:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """threshold: values above it are foreground (None: codes). unit: of traces, um or voxels. tolerance_um: how far a path may be off."""
+    """How predictions are read and matched.
+
+    threshold: values above it are foreground (None: codes). unit: of traces, um or voxels. tolerance_um: how far a path may be off.
+    Raises ConfigError for numbers that make no sense.
+    """
 
     threshold: float | None = None
     unit: str = "um"
     tolerance_um: float = paths.TOLERANCE_UM
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance_um < np.inf:
+            raise ConfigError(f"the tolerance is a distance in um above 0, found {self.tolerance_um}")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise ConfigError(f"the threshold is a number, found {self.threshold}")
 
 
 def evaluate(
@@ -135,9 +149,12 @@ def evaluate(
 
 def score_file(path: Path, truth: Truth, options: Options) -> Score:
     """Score one file against the cell that it is of."""
-    if path.suffix == TRACE_SUFFIX:
+    if path.suffix.lower() == TRACE_SUFFIX:
         return score_trace(open_trace(path, truth.labels.grid, options.unit), truth, options.tolerance_um)
-    return score_volume(open_volume_prediction(path, truth.labels.grids, options.threshold), truth)
+    try:
+        return score_volume(open_volume_prediction(path, truth.labels.grids, options.threshold), truth)
+    except NoClassesError as error:
+        raise StackError(str(error), path=path) from error
 
 
 # ------------------------------------------------------------------------------------------------------------------- volumes
@@ -162,7 +179,16 @@ def score_volume(prediction: VoxelPrediction, truth: Truth) -> VoxelScore:
         predicted = prediction.read(window)
         table += confusion(codes, predicted)
         lines = _added(lines, _centreline_counts(prediction, predicted, voxels, codes, window, truth.known))
+    _refuse_mask_read_as_soma(table)
     return VoxelScore({group: counts_of(table, group, truth.known) for group in groups}, {g: lines[g] for g in groups if g in lines})
+
+
+def _refuse_mask_read_as_soma(table: NDArray[np.int64]) -> None:
+    """A 0/1 mask read as codes is soma everywhere: seen where nothing else is predicted and a tenth of the neurites or more is."""
+    predicted = np.flatnonzero(table.sum(axis=0)[1:]) + 1
+    neurites = table[Label.AXON : Label.APICAL_DENDRITE + 1]
+    if predicted.tolist() == [Label.SOMA] and 10 * neurites[:, Label.SOMA].sum() > neurites.sum():
+        raise NoClassesError("every predicted voxel is 1, soma, on the neurites too: if this is a mask, say --threshold 0")
 
 
 def _as_mask(prediction: VoxelPrediction) -> VoxelPrediction:

@@ -8,6 +8,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from brightfield.core.codes import Split
 from brightfield.evaluation.scoring import CellScore, Score, TraceScore, VoxelScore
 
 POOLED = "all"
@@ -49,7 +50,8 @@ def pooled(scores: Sequence[CellScore]) -> list[tuple[str, Score]]:
 
 
 def _sides(scores: Iterable[CellScore]) -> list[str]:
-    return list(dict.fromkeys(cell.split for cell in scores))
+    found = {cell.split for cell in scores}
+    return [side.value for side in Split if side in found]
 
 
 # ---------------------------------------------------------------------------------------------------------------------- numbers
