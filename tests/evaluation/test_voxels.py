@@ -63,6 +63,12 @@ def test_f1_is_the_harmonic_mean(found: int, missed: int, right: int, wrong: int
         assert counts.f1 == 0.0
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_codes_of_a_group_are_those_that_it_names(group: str) -> None:
+    codes = np.arange(7, dtype=np.uint8)
+    assert voxels.in_group(codes, group).tolist() == [code in GROUPS[group] for code in codes.tolist()]
+
+
 def test_the_absence_of_a_mask_is_known_only_where_that_of_all_classes_is() -> None:
     assert FOREGROUND in ALL
     assert FOREGROUND not in NO_AXON

@@ -160,14 +160,14 @@ def _codes(raw: RawVolume, window: Window) -> NDArray[np.uint8]:
     values = raw.read(window)
     if not values.any():
         return np.zeros(values.shape, np.uint8)
-    strange = (values < 0) | ((values > Label.APICAL_DENDRITE) & (values != Label.UNKNOWN))
-    if strange.any():
+    codes = np.where(values == Label.UNKNOWN, 0, values)
+    if codes.min() < 0 or codes.max() > Label.APICAL_DENDRITE:
         known = ", ".join(f"{int(label)} {label.name.lower()}" for label in Label)
-        found = values[strange].ravel()[0]
+        found = codes[(codes < 0) | (codes > Label.APICAL_DENDRITE)][0]
         raise StackError(
             f"holds the value {found}, which is no label code ({known}); map it, or say --threshold T for a mask", path=raw.path
         )
-    return np.where(values == Label.UNKNOWN, 0, values).astype(np.uint8)
+    return codes.astype(np.uint8)
 
 
 def _open_raw(path: Path) -> RawVolume:

@@ -124,10 +124,9 @@ def counts_of(table: NDArray[np.int64], group: str, known: Known) -> Counts:
 
 
 def in_group(codes: NDArray[np.uint8], group: str) -> NDArray[np.bool_]:
-    """Where codes belong to a group."""
-    member = np.zeros(N_CODES + 1, np.bool_)
-    member[list(GROUPS[group])] = True
-    return member[codes]
+    """Where codes belong to a group; the codes of every group follow each other."""
+    belongs: NDArray[np.bool_] = (codes >= min(GROUPS[group])) & (codes <= max(GROUPS[group]))
+    return belongs
 
 
 @njit(cache=True, nogil=True)
