@@ -16,7 +16,8 @@ from brightfield.evaluation.baselines import StainFilter, fit, response, score_b
 from brightfield.evaluation.scoring import score_volume
 from brightfield.evaluation.truth import Truth
 from brightfield.evaluation.voxels import NEURITE
-from brightfield.testing import make_dataset, stain
+from brightfield.testing.dataset import make_dataset
+from brightfield.testing.grids import stain
 
 DOG = StainFilter(0.5, 1.0)
 

@@ -17,7 +17,7 @@ from brightfield.core.space import Grid
 from brightfield.evaluation import predictions
 from brightfield.evaluation.predictions import open_trace, open_volume_prediction, prediction_files
 from brightfield.evaluation.voxels import FOREGROUND
-from brightfield.testing import cable
+from brightfield.testing.skeletons import cable
 
 CODES = np.random.default_rng(5).choice(np.array([0, 0, 0, 1, 2, 3, 4, 255], np.uint8), GRID.shape_zyx)
 WINDOW = ((3, 20), (10, 70), (100, 160))

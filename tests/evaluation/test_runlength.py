@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.evaluation.runlength import NO_SEGMENT, Runs, run_lengths
-from brightfield.testing import forests
+from brightfield.testing.skeletons import forests
 
 CASES = json.loads((Path(__file__).parent / "reference.json").read_text())["cases"]
 

@@ -21,7 +21,8 @@ from brightfield.core.tables import read_table, write_table
 from brightfield.evaluation import skeletons as paths
 from brightfield.evaluation.scoring import score_trace
 from brightfield.evaluation.truth import Truth, edges_of
-from brightfield.testing import DATASET_CELLS, cable, make_dataset
+from brightfield.testing.dataset import DATASET_CELLS, make_dataset
+from brightfield.testing.skeletons import cable
 
 WIDE = Grid((24, 200, 160), (1.0, 0.5, 0.5))
 TWO_ROWS_UM = 40.0

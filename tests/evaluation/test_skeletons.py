@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brightfield.core.skeleton import ROOT, Skeleton, parse_swc
 from brightfield.evaluation import skeletons as paths
-from brightfield.testing import cable, forests, neurons, reordered
+from brightfield.testing.skeletons import cable, forests, neurons, reordered
 
 CASES = json.loads((Path(__file__).parent / "reference.json").read_text())["cases"]
 

@@ -20,7 +20,7 @@ from brightfield.evaluation.predictions import VoxelPrediction, open_volume_pred
 from brightfield.evaluation.voxels import FOREGROUND, GROUPS, LEFT_OUT, NEURITE, Counts, confusion, counts_of, known_codes
 from brightfield.raster import rasterize
 from brightfield.stages.rasterize.labels import LabelRules
-from brightfield.testing import cable
+from brightfield.testing.skeletons import cable
 
 ALL = known_codes(dict.fromkeys(("soma", "axon", "basal", "apical"), "absent"))
 NO_AXON = known_codes({"soma": "absent", "axon": "unknown", "basal": "absent", "apical": "absent"})
