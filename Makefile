@@ -39,7 +39,7 @@ reference: env ## write the pages of docs/reference that are made from the code
 	$(BIN)/python docs/make_reference.py
 
 lock: $(UV) ## recompute requirements.lock from pyproject.toml
-	$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --group dev --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
 
 clean: ## remove the environment and the work cache, never data
 	rm -rf $(VENV) .tools .work

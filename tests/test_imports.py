@@ -34,10 +34,11 @@ EDGES: dict[str, set[str]] = {
     "skeleton": {"core"},
     "space": {"core"},
     "dataset": {"core", "volumes"},
+    "evaluation": {"core", "raster", "volumes", "dataset"},
     "planning": {"core", "config", "built", "stages.query", "stages.download"},
     "versions": {"core", "config", "volumes", "stages.manifest"},
     "testing": {"core", "config", "volumes", "built", "sources", "splitting", "stages.rasterize", "stages.manifest"},
-    "cli": {"core", "config", "run", "sources", "planning", "versions", "stages.query", "stages.split", "stages.manifest"},
+    "cli": {"core", "config", "run", "sources", "planning", "versions", "evaluation", "stages.query", "stages.split", "stages.manifest"},
 }
 """Which package may import which."""
 
@@ -104,7 +105,7 @@ def test_no_file_is_too_long_to_read() -> None:
 @pytest.mark.parametrize(
     ("library", "owner"),
     [
-        ("zarr", {"volumes.volume", "volumes.ranges", "volumes.remote", "sources.folder.stacks"}),
+        ("zarr", {"volumes.volume", "volumes.foreign", "volumes.ranges", "volumes.remote", "sources.folder.stacks"}),
         ("allensdk", {"sources.allen.service"}),
         ("dask", {"run.engine"}),
         ("distributed", {"run.engine"}),

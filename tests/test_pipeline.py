@@ -64,6 +64,7 @@ EXPECTED = {
     "run": set(),
     "config": set(),
     "versions": set(),
+    "evaluation": set(),
     "testing": set(),
     "": set(),  # the reader, the command line, the public face
 } | {f"stages/{name}": {name} for name in STAGES}

@@ -52,7 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-C", "--root", type=Path, default=Path(), metavar="DIR", help="the data repository (default: here)")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_config, _add_plan, _add_stage, _add_refresh, _add_check, _add_salt, _add_versions, _add_mirror, _add_gc):
+    for add in (
+        _add_config,
+        _add_plan,
+        _add_stage,
+        _add_refresh,
+        _add_check,
+        _add_evaluate,
+        _add_salt,
+        _add_versions,
+        _add_mirror,
+        _add_gc,
+    ):
         add(commands)
     return parser
 
@@ -183,6 +194,30 @@ def _check(words: argparse.Namespace) -> int:
     else:
         print(as_text(findings))
     return CheckError.exit_code if any(finding.severity == Severity.ERROR for finding in findings) else 0
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = _add(commands, "evaluate", _evaluate, "score predictions against the dataset: voxels (OME-Zarr, npy, TIFF) or traces (SWC)")
+    parser.add_argument("prediction", type=Path, metavar="PRED", help="a file, an OME-Zarr, or a directory with one of them per cell")
+    parser.add_argument("--cell", type=int, metavar="ID", help="the cell it is of (default: the number in each name)")
+    parser.add_argument("--split", choices=("train", "val", "test"), help="only the cells of this side")
+    parser.add_argument("--threshold", type=float, metavar="T", help="volumes: values above T are foreground (default: label codes)")
+    parser.add_argument("--unit", choices=("um", "voxels"), default="um", help="traces: the unit of their coordinates (default um)")
+    parser.add_argument("--tolerance", type=float, default=2.0, metavar="UM", help="traces: how far a path may be off (default 2 um)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _evaluate(words: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    from brightfield.evaluation import scoring, tables
+
+    if any(find_spec(library) is None for library in ("scipy", "skimage", "tifffile")):
+        raise ConfigError("evaluate needs more libraries; install them with `pip install 'brightfield[evaluate]'`")
+    options = scoring.Options(words.threshold, words.unit, words.tolerance)
+    scores = scoring.evaluate(words.root, words.prediction, cell=words.cell, split=words.split, options=options)
+    print(tables.as_json(scores) if words.json else tables.as_text(scores))
+    return 0
 
 
 def _add_salt(commands: Commands) -> None:
