@@ -134,6 +134,56 @@ def test_a_change_costs_what_it_changes(built: Path, stacks: Path, tmp_path: Pat
     assert len(list((root / "data/images").iterdir())) == len(CELLS)
 
 
+def test_two_branches_merge_as_the_page_says_and_no_finished_cell_is_computed_again(built: Path, stacks: Path, tmp_path: Path) -> None:
+    """A colleague adds a cell, we draw thicker labels: after the merge only the new cell's thick labels are missing."""
+
+    def commit(root: Path, *overrides: str) -> str:
+        if overrides:
+            configure(root, stacks, *overrides)
+        told = command(root, "dvc", "repro")
+        command(root, "git", "add", "-A")
+        command(root, "git", "commit", "-q", "-m", "data")
+        return told
+
+    def computed(told: str) -> dict[str, int]:
+        return {step: new for step, (new, _) in counts(told).items()}
+
+    few, thick = "source.specimen_ids=[11,12,13]", "labels.r_min_um=0.35"
+    theirs = shutil.copytree(built, tmp_path / "theirs", symlinks=True)
+    command(theirs, "dvc", "remote", "add", "-q", "-d", "team", str(tmp_path / "remote"))
+    command(theirs, "git", "switch", "-q", "-c", "main")
+    commit(theirs, few)
+    command(theirs, "dvc", "push", "-q")
+    command(tmp_path, "git", "clone", "-q", str(theirs), "ours")
+    ours = tmp_path / "ours"
+    command(ours, "dvc", "pull", "-q")
+
+    command(theirs, "git", "switch", "-q", "-c", "more-cells")
+    commit(theirs, "source.specimen_ids=[]")
+    command(theirs, "dvc", "push", "-q")
+    command(ours, "git", "switch", "-q", "-c", "thicker-labels")
+    assert computed(commit(ours, few, thick))["rasterize"] == 3
+
+    command(ours, "git", "fetch", "-q")
+    command(ours, "git", "switch", "-q", "more-cells")
+    command(ours, "dvc", "pull", "-q")
+    command(ours, "git", "switch", "-q", "thicker-labels")
+    command(ours, "git", "merge", "-q", "more-cells", ok=False)
+    command(ours, "git", "checkout", "-q", "--ours", "dvc.lock", "params.yaml", "reports")
+    assert computed(commit(ours, thick)) == {"skeletons": 0, "download": 0, "align": 0, "rasterize": 1, "manifest": 4}
+    assert len(list((ours / "data/labels").iterdir())) == len(CELLS)
+    assert "0 error" in command(ours, "brightfield", "check")
+
+
+def test_a_lock_that_nobody_built_is_noticed(built: Path, stacks: Path, tmp_path: Path) -> None:
+    """Labels of one configuration beside the params of another, as a merge without conflict may leave them."""
+    root = shutil.copytree(built, tmp_path / "mixed", symlinks=True)
+    configure(root, stacks, "labels.r_min_um=0.35")
+    told = command(root, "brightfield", "check", ok=False)
+    assert "params.yaml" in told
+    assert "dvc repro" in told
+
+
 def test_a_plan_of_stacks_that_cannot_be_taken_says_why_and_what_to_do(stacks: Path, tmp_path: Path) -> None:
     root = checkout(tmp_path, stacks)
     told = command(root, "brightfield", "plan", "source=folder", f"source.path={stacks}", ok=False)

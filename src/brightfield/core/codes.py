@@ -29,6 +29,9 @@ class Reason(IntFlag):
     NOT_DOWNLOADED = 64
 
 
+FULL_AXON_UM = 280.0
+"""Axon length that separates full from dendrite-only reconstructions, in all 509 mouse cells."""
+
 NEURITE_LABELS = (Label.SOMA, Label.AXON, Label.BASAL_DENDRITE, Label.APICAL_DENDRITE)
 
 

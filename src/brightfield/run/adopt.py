@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import hashlib
 import json
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,28 +28,34 @@ def cache_root(root: Path) -> Path:
     return (root / ".dvc" / "cache").resolve()
 
 
+BRANCHES = 20
+"""Branches whose `dvc.lock` is looked at, those with the newest commits."""
+
 Share = Callable[[int, Path], bool]
 """Puts one cell's share of an output below a directory; False where it cannot be had."""
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """The outputs that `dvc.lock` names, as far as the DVC cache has them."""
+    """The outputs that a `dvc.lock` names, as far as the DVC cache has them."""
 
     cache: Path
     hashes: dict[Path, str]
 
     @classmethod
-    def of(cls, root: Path) -> Tracked | None:
-        """Those of the repository at `root`; None where it has no `dvc.lock`."""
+    def versions(cls, root: Path) -> Iterator[Tracked]:
+        """Those of the working tree, then of the branch that is being merged, then of the branches that were committed to last.
+
+        So after a merge the cells of both sides are found, whichever side's `dvc.lock` was taken.
+        """
         import yaml
 
-        try:
-            lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
-        return cls(cache_root(root) / "files" / "md5", {Path(out["path"]): out["md5"] for out in outs if "md5" in out})
+        cache = cache_root(root) / "files" / "md5"
+        for text in _locks(root):
+            with contextlib.suppress(yaml.YAMLError):  # an unfinished merge
+                lock = yaml.safe_load(text) or {}
+                outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
+                yield cls(cache, {Path(out["path"]): out["md5"] for out in outs if "md5" in out})
 
     def object(self, md5: str) -> Path | None:
         """The cached file of that hash, if it is there and is not damaged."""
@@ -66,6 +74,23 @@ class Tracked:
         """The content of a tracked JSON file or of a directory's listing."""
         path = self.file(output)
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def _locks(root: Path) -> Iterator[str]:
+    """The texts of `dvc.lock`, each once."""
+    with contextlib.suppress(FileNotFoundError):
+        yield (root / "dvc.lock").read_text(encoding="utf-8")
+    newest = ["for-each-ref", "--sort=-committerdate", f"--count={BRANCHES}", "--format=%(objectname)", "refs/heads", "refs/remotes"]
+    commits = ["MERGE_HEAD", *_git(root, *newest).split()]
+    yield from filter(None, dict.fromkeys(_git(root, "show", f"{commit}:./dvc.lock") for commit in dict.fromkeys(commits)))
+
+
+def _git(root: Path, *words: str) -> str:
+    """What git answers; empty where it refuses, or is not here."""
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)  # noqa: S603, S607 - our own words
+        return done.stdout if done.returncode == 0 else ""
+    return ""
 
 
 def share_of(output: Path | Table, tracked: Tracked) -> Share | None:

@@ -166,15 +166,15 @@ class WorkCache:
     # -------------------------------------------------------------------------------------------------------------- adopting
 
     def _adopt(self, wanted: Mapping[int, str]) -> list[int]:
-        tracked = Tracked.of(self.root) if wanted else None
-        if tracked is None:
-            return []
-        keys = tracked.json(keys_file(self.stage)) or {}
-        candidates = {i: key for i, key in wanted.items() if keys.get(str(i)) == key}
-        if not candidates:
-            return []
-        shares = [share_of(output, tracked) for output in self.outputs]
-        return [i for i, key in candidates.items() if self._adopt_cell(i, key, shares)]
+        adopted: list[int] = []
+        for tracked in Tracked.versions(self.root) if wanted else ():
+            keys = tracked.json(keys_file(self.stage)) or {}
+            candidates = {i: key for i, key in wanted.items() if i not in adopted and keys.get(str(i)) == key}
+            shares = [share_of(output, tracked) for output in self.outputs] if candidates else []
+            adopted += [i for i, key in candidates.items() if self._adopt_cell(i, key, shares)]
+            if len(adopted) == len(wanted):
+                break
+        return sorted(adopted)
 
     def _adopt_cell(self, specimen_id: int, key: str, shares: Sequence[Share | None]) -> bool:
         with _unfinished(self._home, key) as directory:

@@ -51,6 +51,13 @@ def masked_mean(voxels: NDArray[Any], fetched: NDArray[np.bool_] | None, factor_
     return mean
 
 
+def block_mean(pixels_yx: NDArray[Any], level: int) -> NDArray[Any]:
+    """The means of 2**level by 2**level pixels, halves rounded up, in their dtype; an incomplete block at the far edge falls off."""
+    side = 1 << level
+    whole = pixels_yx[: pixels_yx.shape[0] // side * side, : pixels_yx.shape[1] // side * side]
+    return masked_mean(np.ascontiguousarray(whole)[np.newaxis], None, (1, side, side), 0)[0] if level else pixels_yx
+
+
 @njit(cache=True, nogil=True)
 def _average(
     voxels: NDArray[Any],

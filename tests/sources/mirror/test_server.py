@@ -26,12 +26,13 @@ from brightfield.core.errors import ConfigError, InputError, SourceError, TableE
 from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror import rma as mirror_rma
-from brightfield.sources.mirror.catalog import FolderCatalog, MemoryCatalog, reduced
+from brightfield.sources.mirror.catalog import FolderCatalog, MemoryCatalog
 from brightfield.sources.mirror.export import export
 from brightfield.sources.mirror.faults import Fault, Faults
 from brightfield.sources.mirror.records import tables_of
 from brightfield.sources.mirror.server import Mirror, serve, serve_folder
 from brightfield.testing.source import small_catalog, small_cell, small_picture
+from brightfield.volumes.pyramid import block_mean
 from repositories import REPOSITORY
 
 CELLS = (small_cell(1), small_cell(2, missing=(2,)), small_cell(3, stack=None, marker_file_id=None, marker_url=None))
@@ -218,7 +219,7 @@ def test_reduction_is_the_rounded_mean_of_whole_blocks(level: int, rows: int, co
         [int(pixels[i : i + side, j : j + side].mean() + 0.5) for j in range(0, columns - side + 1, side)]
         for i in range(0, rows - side + 1, side)
     ]
-    np.testing.assert_array_equal(reduced(pixels, level), expected)
+    np.testing.assert_array_equal(block_mean(pixels, level), expected)
 
 
 def test_one_connection_serves_many_requests(mirror: Mirror) -> None:

@@ -12,7 +12,8 @@ from brightfield.core.schema import NODES
 from brightfield.core.skeleton import Marker, Skeleton, parse_swc, read_markers, read_swc
 from brightfield.core.space import Grid
 from brightfield.core.tables import read_table, write_table
-from brightfield.stages.manifest.nodes import export_swc, nodes_frame, tip_kinds
+from brightfield.core.tips import tip_kinds
+from brightfield.stages.manifest.nodes import export_swc, nodes_frame
 from brightfield.testing.skeletons import cable, forests, swc_bytes
 
 GRID = Grid((101, 200, 200), (0.56, 0.46, 0.46), (0.0, 0.17, 0.17))
@@ -52,7 +53,7 @@ def test_the_table_keeps_its_contract(tmp_path: Path) -> None:
 def test_a_tip_is_cut_at_a_slice_face_and_where_a_marker_says_so() -> None:
     markers = [Marker(MarkerKind.CUT_DENDRITE, positions(FORK, 4)), Marker(MarkerKind.UNTRACED_AXON, positions(FORK, 9))]
     assert tip_kinds(FORK, markers, GRID) == [None, None, TipKind.CUT, TipKind.CUT, TipKind.UNTRACED]
-    assert tip_kinds(FORK, [], GRID, face_um=0.1) == [None, None, TipKind.NATURAL, TipKind.NATURAL, TipKind.NATURAL]
+    assert tip_kinds(FORK, [], GRID, face_planes=0) == [None, None, TipKind.NATURAL, TipKind.NATURAL, TipKind.NATURAL]
 
 
 def test_the_last_plane_is_a_face_too() -> None:

@@ -13,6 +13,7 @@ from brightfield.core.layout import REASON_GROUP
 from brightfield.core.schema import LABEL_STATS
 from brightfield.core.skeleton import Marker, Skeleton, read_swc
 from brightfield.core.space import Grid, stack_grid
+from brightfield.core.tips import cut_tips
 from brightfield.raster.runs import overlay
 from brightfield.raster.topology import component_count
 from brightfield.raster.voxels import label_runs, rasterize
@@ -22,7 +23,6 @@ from brightfield.stages.rasterize.labels import (
     LabelRules,
     check_fit,
     class_validity,
-    cut_tips,
     downloaded_boxes,
     ignored_share,
     read_distance,
@@ -118,10 +118,8 @@ def test_tips_at_the_faces_of_the_slice_are_cut(tmp_path):
     tips = set(skeleton.tips.tolist())
     assert tips == {3, 5, 7}
     stack = stack_grid(30, 60, 80, 0.4, 0.5)
-    rules = LabelRules(face_planes=6, cut_ball_um=1.5)
-    assert cut_tips(skeleton, GRID, LabelPlan(stack), rules).tolist() == [5, 7]
-    surface = LabelPlan(stack, markers=(Marker(30, (9.5, 8, 8)),))
-    assert cut_tips(skeleton, GRID, surface, rules).tolist() == [3, 5, 7]
+    assert cut_tips(skeleton, (), stack, 6).tolist() == [5, 7]
+    assert cut_tips(skeleton, (Marker(30, (9.5, 8, 8)),), stack, 6).tolist() == [3, 5, 7]
     _, _, reasons = write(tmp_path / "1.zarr", skeleton, face_planes=6, cut_ball_um=1.5)
     points, tube = oracle.voxel_centres(GRID, GRID.window), rasterize(skeleton, GRID) > 0
     ball = (((points - [3, 4, 3]) ** 2).sum(-1) <= 2.25) | (((points - [12, 21, 14]) ** 2).sum(-1) <= 2.25)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import numpy as np
 
-from brightfield.core.codes import Label, MarkerKind
+from brightfield.core.codes import FULL_AXON_UM, Label, MarkerKind
 from brightfield.core.errors import SourceError
 from brightfield.core.skeleton import Skeleton, parse_swc
 from brightfield.core.space import Triple
@@ -158,7 +158,7 @@ class _Made:
 
     @property
     def is_full(self) -> bool:
-        return self.plan.axon_um > 280.0
+        return self.plan.axon_um > FULL_AXON_UM
 
 
 _SMALL: Triple = (42.0, 190.0, 210.0)

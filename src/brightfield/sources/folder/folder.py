@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Crop, Plane, Stack
-from brightfield.core.codes import Label
+from brightfield.core.codes import FULL_AXON_UM, Label
 from brightfield.core.errors import InputError, SourceError, StackError, TableError, TransferError
 from brightfield.core.skeleton import parse_swc
 from brightfield.core.urls import public_url
-from brightfield.sources.folder.stacks import Entry, OpenStack, open_stack, reduced
+from brightfield.sources.folder.stacks import Entry, OpenStack, open_stack
+from brightfield.volumes.pyramid import block_mean
 from brightfield.volumes.ranges import without_whole_checksums
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ TEST_DIRECTORY = "TEST_DATA_SET"
 CHALLENGE_UM = (0.1144, 0.28)
 """Pixel and plane size of the challenge's stacks, which carry none: those of the Allen stacks that they are copies of."""
 
-FULL_AXON_UM = 280.0
 """Axon length that parts full from dendrite-only reconstructions: perfectly, in all 509 mouse cells of the Allen database."""
 
 _TEXT_FIELDS = ("name", "species", "line", "reporter", "structure", "layer", "hemisphere", "dendrite_type", "apical", "reconstruction_type")
@@ -109,7 +109,7 @@ class FolderSource:
         box = (crop.top, crop.top + crop.height, crop.left, crop.left + crop.width)
         place = f"{self.base_url}: cell {cell.specimen_id}, plane number {crop.plane.section_number}"
         try:
-            return reduced(stack.read(crop.plane.section_number, box), crop.level)
+            return block_mean(stack.read(crop.plane.section_number, box), crop.level)
         except TransferError as error:
             raise TransferError(f"{place}: {error}", reason=error.reason, absent=error.absent) from error
         except StackError as error:

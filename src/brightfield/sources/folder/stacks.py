@@ -105,17 +105,6 @@ def open_stack(system: AbstractFileSystem, entries: Sequence[Entry], where: str)
     return PlaneFiles(ranges, _numbered(files, where))
 
 
-def reduced(pixels: Pixels, level: int) -> Pixels:
-    """The means of 2**level by 2**level pixels, halves rounded up, in the dtype of the input; both sides are multiples of 2**level."""
-    if level == 0:
-        return pixels
-    side = 1 << level
-    rows, columns = pixels.shape[0] >> level, pixels.shape[1] >> level
-    total = pixels.reshape(rows, side, columns, side).sum(axis=(1, 3), dtype=np.uint64)
-    mean: Pixels = ((total + side * side // 2) >> np.uint64(2 * level)).astype(pixels.dtype)
-    return mean
-
-
 # ---------------------------------------------------------------------------------------------------------- a file per plane
 
 

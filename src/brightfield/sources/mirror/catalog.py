@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from brightfield.core.errors import InputError, TableError
 from brightfield.sources.mirror.records import CELLS_MODEL
 from brightfield.sources.mirror.rma import Row, Tables
+from brightfield.volumes.pyramid import block_mean
 
 MODELS = (CELLS_MODEL, "NeuronReconstruction", "Specimen", "SubImage")
 TABLES_DIR, FILES_DIR, IMAGES_DIR = "tables", "well_known_files", "images"
@@ -91,15 +92,7 @@ class ArrayPicture:
 
     def read(self, level: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """The box, reduced by averaging."""
-        return reduced(self._pixels[top : top + height, left : left + width], level)
-
-
-def reduced(pixels: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
-    """The means of 2**level by 2**level pixels, halves rounded up; an incomplete block at the far edge falls off."""
-    side = 1 << level
-    rows, columns = pixels.shape[0] >> level, pixels.shape[1] >> level
-    blocks = pixels[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    return ((blocks.sum(axis=(1, 3), dtype=np.uint64) + (side * side // 2)) // (side * side)).astype(np.uint8)
+        return block_mean(self._pixels[top : top + height, left : left + width], level)
 
 
 class FolderCatalog:

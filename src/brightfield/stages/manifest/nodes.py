@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.built.cells import BuiltCell
-from brightfield.core.codes import LABEL_NAMES, Label, MarkerKind, TipKind, Verdict
+from brightfield.core.codes import LABEL_NAMES, Label, Verdict
 from brightfield.core.layout import swc_export_file
 from brightfield.core.schema import ALIGNMENT, LABEL_STATS
-from brightfield.core.skeleton import ROOT, Marker, Skeleton, marker_nodes, write_swc
+from brightfield.core.skeleton import ROOT, Marker, Skeleton, write_swc
 from brightfield.core.tables import read_table
+from brightfield.core.tips import FACE_PLANES, tip_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,8 @@ def nodes_of(built: BuiltCell) -> pd.DataFrame:
         built.config.labels.r_min_um,
         dict(zip(stretches["stretch"], stretches["verdict"], strict=True)),
         stretch_um=built.config.align.stretch_um,
-        face_um=built.config.labels.face_planes * built.stack.plane_um,
+        stack=built.stack.grid,
+        face_planes=built.config.labels.face_planes,
         axon_traced=stats[f"absent_{LABEL_NAMES[Label.AXON]}"] == "absent",
     )
 
@@ -48,14 +50,15 @@ def nodes_frame(
     verdicts: Mapping[int, str],
     *,
     stretch_um: float,
-    face_um: float = 0.84,
+    stack: Grid | None = None,
+    face_planes: int = FACE_PLANES,
     axon_traced: bool = True,
 ) -> pd.DataFrame:
     """One cell's rows of `schema.NODES`.
 
     skeleton: in the frame of the stack, as the labels are drawn from it. grid: the downloaded grid.
     verdicts: stretch number -> `Verdict`, from the alignment table made with the same `stretch_um`; absent stretches are not scored.
-    face_um, axon_traced: see `tip_kinds`.
+    stack (None: `grid`), face_planes, axon_traced: see `tips.tip_kinds`.
     """
     import pandas as pd
 
@@ -75,38 +78,11 @@ def nodes_frame(
             **{f"{axis}_vox": np.round(voxel[:, i], 6) for i, axis in enumerate("zyx")},
             "radius_um": skeleton.radius_um,
             "r_eff_um": np.maximum(skeleton.radius_um, r_min_um),
-            "tip": tip_kinds(skeleton, markers, grid, face_um=face_um, axon_traced=axon_traced),
+            "tip": tip_kinds(skeleton, markers, stack or grid, face_planes=face_planes, axon_traced=axon_traced),
             "stretch": _absent_where(is_root, stretch),
             "score": np.isin(stretch, scored) & ~is_root,
         }
     ).sort_values("node_id", ignore_index=True)
-
-
-def tip_kinds(
-    skeleton: Skeleton, markers: Sequence[Marker], grid: Grid, *, face_um: float = 0.84, axon_traced: bool = True
-) -> list[TipKind | None]:
-    """How each node ends, None where it is no tip.
-
-    Cut: a marker says so, or the tip lies within `face_um` (three planes of 0.28 um) of the first or last plane of the stack. Untraced: a
-    marker says so, or it is an axon tip of a cell whose axon was not traced (`axon_traced=False`: a dendrite-only reconstruction). A
-    marker outranks geometry.
-    """
-    top_um, bottom_um = grid.to_um([0, 0, 0])[0], grid.to_um(np.subtract(grid.shape_zyx, 1))[0]
-    z_um = skeleton.position_zyx_um[:, 0]
-    at_face = (z_um <= top_um + face_um) | (z_um >= bottom_um - face_um)
-    marked, _ = marker_nodes(skeleton, markers)
-    by_marker = {MarkerKind.CUT_DENDRITE: TipKind.CUT, MarkerKind.UNTRACED_AXON: TipKind.UNTRACED}
-    kinds: list[TipKind | None] = [None] * len(skeleton)
-    for tip in skeleton.tips.tolist():
-        if tip in marked:
-            kinds[tip] = by_marker[MarkerKind(marked[tip])]
-        elif at_face[tip]:
-            kinds[tip] = TipKind.CUT
-        elif not axon_traced and skeleton.type[tip] == Label.AXON:
-            kinds[tip] = TipKind.UNTRACED
-        else:
-            kinds[tip] = TipKind.NATURAL
-    return kinds
 
 
 def export_swc(specimen_id: int, skeleton: Skeleton, grid: Grid, root: Path) -> list[Path]:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.codes import LABEL_COLOURS_RGB, LABEL_NAMES, Finding, Label, MarkerKind, Reason, Severity
+from brightfield.core.codes import FULL_AXON_UM, LABEL_COLOURS_RGB, LABEL_NAMES, Finding, Label, MarkerKind, Reason, Severity
 from brightfield.core.errors import CapacityError, CheckError, GridError
 from brightfield.core.layout import REASON_GROUP
 from brightfield.core.skeleton import Marker, Skeleton
 from brightfield.core.space import Grid, Shape
+from brightfield.core.tips import cut_tips
 from brightfield.raster.cones import Cones, SomaEdges, balls, cones_of, grid_numbers, shell_spans_of, spans_of
 from brightfield.raster.lines import lines_of
 from brightfield.raster.runs import Runs, in_row_order, overlay, planes_of, settle, strokes, union
@@ -35,9 +36,6 @@ from brightfield.volumes.volume import LabelMeta, Volume, create_volume
 
 if TYPE_CHECKING:
     import pandas as pd
-
-AXON_FULL_UM = 280.0
-"""Axon length that separates full from dendrite-only reconstructions, in all 509 mouse cells."""
 
 _NEAR_UM = 5.0
 _NEAR_VOXEL_UM = 0.8
@@ -217,7 +215,7 @@ def class_validity(skeleton: Skeleton, plan: LabelPlan) -> tuple[dict[str, str],
     stopped. Without a type from the source the length decides. A type that contradicts the length is a finding.
     """
     axon_um = skeleton.path_length_um()[Label.AXON]
-    is_long = axon_um > AXON_FULL_UM
+    is_long = axon_um > FULL_AXON_UM
     kind = plan.reconstruction_type or ("full" if is_long else "dendrite-only")
     stopped = any(marker.kind == MarkerKind.UNTRACED_AXON for marker in plan.markers)
     validity = dict.fromkeys(LABEL_NAMES.values(), "absent")
@@ -225,7 +223,7 @@ def class_validity(skeleton: Skeleton, plan: LabelPlan) -> tuple[dict[str, str],
         validity[LABEL_NAMES[Label.AXON]] = "unknown"
     if (kind == "full") == is_long:
         return validity, ()
-    message = f"the source calls the reconstruction {kind}, but {axon_um:.0f} um of axon are traced ({AXON_FULL_UM:.0f} um part the two)"
+    message = f"the source calls the reconstruction {kind}, but {axon_um:.0f} um of axon are traced ({FULL_AXON_UM:.0f} um part the two)"
     remedy = "the axon counts as unknown where it is not traced; check the reconstruction's type"
     return validity, (Finding(Severity.WARNING, "reconstruction-type", message, remedy=remedy),)
 
@@ -444,7 +442,10 @@ def _balls(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -
     """What markers leave unknown around them, and the tips that a face cuts."""
     radius_of = {MarkerKind.CUT_DENDRITE: rules.cut_ball_um, MarkerKind.UNTRACED_AXON: rules.untraced_ball_um}
     marked = [(m.position_zyx_um, radius_of[MarkerKind(m.kind)]) for m in plan.markers if m.kind in radius_of]
-    cut = [(tuple(skeleton.position_zyx_um[tip]), rules.cut_ball_um) for tip in cut_tips(skeleton, grid, plan, rules)]
+    cut = [
+        (tuple(skeleton.position_zyx_um[tip]), rules.cut_ball_um)
+        for tip in cut_tips(skeleton, plan.markers, plan.stack or grid, rules.face_planes)
+    ]
     found = []
     for places, reason in ((marked, Reason.MARKER), (cut, Reason.BAD_PLANE)):
         if places:
@@ -456,19 +457,6 @@ def _balls(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -
 def _reason(spans: NDArray[np.int32], reason: Reason) -> Runs:
     spans[:, 4] = reason
     return spans
-
-
-def cut_tips(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -> NDArray[np.int64]:
-    """Tips (node indices) within `face_planes` planes of a face: of the stack's ends, or of the slice surface that marker 30 tells."""
-    stack = plan.stack or grid
-    first, plane = stack.origin_zyx_um[0], stack.voxel_size_zyx_um[0]
-    faces = [first, first + (stack.shape_zyx[0] - 1) * plane]
-    faces += [marker.position_zyx_um[0] for marker in plan.markers if marker.kind == MarkerKind.SOMA_SURFACE]
-    away = np.abs(skeleton.position_zyx_um[skeleton.tips, 0][:, None] - np.array(faces)).min(axis=1)
-    near = away <= (rules.face_planes + 1e-6) * plane
-    near |= (skeleton.position_zyx_um[skeleton.tips, 0] < faces[0]) | (skeleton.position_zyx_um[skeleton.tips, 0] > faces[1])
-    cut: NDArray[np.int64] = skeleton.tips[near & (rules.face_planes > 0)]
-    return cut
 
 
 def _with_rim(cones: Cones, rules: LabelRules) -> Cones:
