@@ -14,7 +14,7 @@ from PIL import Image
 from brightfield.core.errors import TransferError
 from brightfield.sources.allen.picture import decode_picture
 from brightfield.sources.http.client import Answer
-from brightfield.testing import small_picture
+from brightfield.testing.source import small_picture
 
 GREY = small_picture(1, 64, 80)
 
