@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,14 +11,13 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from brightfield.config.options import ComputeConfig
 from brightfield.core.cell import Cell, Crop, Plane
 from brightfield.core.errors import SourceError, StackError, TransferError
 from brightfield.sources.allen import service as allen
-from brightfield.sources.allen.service import AllenSource, decode_picture
-from brightfield.sources.http.client import Answer, HttpClient
+from brightfield.sources.allen.service import AllenSource
+from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.catalog import MemoryCatalog
 from brightfield.sources.mirror.faults import Fault, Faults
 from brightfield.sources.mirror.records import tables_of
@@ -360,54 +358,3 @@ def test_queries_survive_faults(mirror: Mirror) -> None:
         source = AllenSource(client, bad.base_url)
         assert tuple(source.complete(source.cells())) == CELLS
         assert any(request.fault for request in bad.requests)
-
-
-# --------------------------------------------------------------------------------------------------------------------- decoding
-
-
-def _jpeg(pixels: np.ndarray, **options: Any) -> Answer:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 95, **options})
-    return Answer("image/jpeg", buffer.getvalue())
-
-
-GREY = small_picture(1, 64, 80)
-
-
-def test_a_grey_picture_in_colour_is_the_same_picture() -> None:
-    grey = decode_picture(_jpeg(GREY), GREY.shape)
-    colour = decode_picture(_jpeg(np.dstack([GREY] * 3)), GREY.shape)
-    np.testing.assert_array_equal(grey, colour)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 0), (0, 1), (1, 1)])
-def test_one_row_or_column_too_many_is_cut_off(rows: int, columns: int) -> None:
-    picture = _jpeg(GREY)
-    np.testing.assert_array_equal(
-        decode_picture(picture, (64 - rows, 80 - columns)), decode_picture(picture, GREY.shape)[: 64 - rows, : 80 - columns]
-    )
-
-
-@pytest.mark.parametrize("shape", [(65, 80), (64, 81), (62, 80), (64, 78)])
-def test_other_sizes_are_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(TransferError, match="found 80 x 64 px"):
-        decode_picture(_jpeg(GREY), shape)
-
-
-@pytest.mark.parametrize("kind", ["text/html", "application/xml", ""])
-def test_what_does_not_call_itself_a_picture_is_none(kind: str) -> None:
-    with pytest.raises(TransferError, match="expected a picture"):
-        decode_picture(replace(_jpeg(GREY), content_type=kind), GREY.shape)
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xd8\xff\xe0"])
-def test_what_is_no_picture_inside_is_none(body: bytes) -> None:
-    with pytest.raises(TransferError, match="cut short or damaged"):
-        decode_picture(replace(_jpeg(GREY), body=body), GREY.shape)
-
-
-def test_a_picture_cut_anywhere_is_refused() -> None:
-    whole = _jpeg(GREY)
-    for n in range(len(whole.body)):
-        with pytest.raises(TransferError):
-            decode_picture(replace(whole, body=whole.body[:n]), GREY.shape)

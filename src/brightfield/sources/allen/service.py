@@ -6,7 +6,6 @@ pixels. The same code runs against the real service and against a mirror of it.
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,13 +19,12 @@ from numpy.typing import NDArray
 from brightfield.core.cell import Cell, Crop, Plane
 from brightfield.core.errors import SourceError, StackError, TransferError
 from brightfield.core.urls import public_url
-from brightfield.sources import jpeg
+from brightfield.sources.allen.picture import decode_picture
 from brightfield.sources.allen.records import (
     IDS_PER_QUERY,
     PICTURE_MAX_PX,
     PICTURE_PATH,
     ROWS_PER_PAGE,
-    SIZE_EXCESS_PX,
     Row,
     cell_of,
     completed,
@@ -35,7 +33,6 @@ from brightfield.sources.http.client import Answer, HttpClient
 
 if TYPE_CHECKING:
     from allensdk.api.queries.cell_types_api import CellTypesApi
-    from PIL.Image import Image
 
 
 class AllenSource:
@@ -160,41 +157,6 @@ class AllenSource:
                 raise SourceError(
                     f"the service announced {envelope['total_rows']} rows of {model} and stopped at {start}; run the query again"
                 )
-
-
-def decode_picture(answer: Answer, shape_yx: tuple[int, int]) -> NDArray[np.uint8]:
-    """Grey pixels, uint8 of shape `shape_yx`, of a picture that is one, is whole and has the size that was asked for.
-
-    A colour picture yields its luma, which for a grey picture stored in colour is the picture. One row or column more than asked for is
-    cut off (the service rounded the far edge up); one less is refused, since pixels are never invented.
-
-    Raises TransferError for anything else that arrives under the name of a picture.
-    """
-    import imagecodecs
-    import PIL.Image
-
-    if not answer.content_type.startswith("image/"):
-        raise TransferError(f"expected a picture, found {answer.content_type or 'no content type'}")
-    verdict = jpeg.inspect(answer.body) if answer.body.startswith(jpeg.SIGNATURE) else jpeg.Verdict()
-    if verdict.damage:
-        raise TransferError("the picture is cut short or damaged")
-    try:
-        if verdict.grey_shape is not None:
-            _require_size(verdict.grey_shape, shape_yx)
-            pixels = imagecodecs.jpeg8_decode(answer.body)  # into the array that is returned; Pillow copies twice
-        else:
-            picture: Image = PIL.Image.open(io.BytesIO(answer.body), formats=("JPEG", "PNG"))
-            _require_size((picture.height, picture.width), shape_yx)
-            picture.draft("L", None)
-            pixels = np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
-        raise TransferError("the picture is cut short or damaged") from error
-    return np.ascontiguousarray(pixels[: shape_yx[0], : shape_yx[1]])
-
-
-def _require_size(found_yx: tuple[int, int], asked_yx: tuple[int, int]) -> None:
-    if not all(0 <= found - asked <= SIZE_EXCESS_PX for found, asked in zip(found_yx, asked_yx, strict=True)):
-        raise TransferError(f"expected a picture of {asked_yx[1]} x {asked_yx[0]} px, found {found_yx[1]} x {found_yx[0]} px")
 
 
 def _import_cell_types_api() -> Any:

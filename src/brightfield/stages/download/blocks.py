@@ -26,13 +26,14 @@ class Blocks:
         _, *chunk_yx = spec.chunk_zyx
         counts = [min(math.lcm(tile, chunk) // chunk, n) for chunk, n in zip(chunk_yx, spec.n_chunks_zyx[1:], strict=True)]
         self._spec, self._counts = spec, (1, *counts)
+        self._n_chunks, self._per_shard = spec.n_chunks_zyx, spec.chunks_per_shard_zyx
+        self._edges = tuple(chunk * count for chunk, count in zip(spec.chunk_zyx, self._counts, strict=True))
         self._spare: list[Pixels] = []
 
     def place(self, voxel_zyx: Sequence[int]) -> Shape:
         """The number of the block that holds a voxel, along each axis."""
-        edges = zip(voxel_zyx, self._spec.chunk_zyx, self._counts, strict=True)
-        z, y, x = (voxel // (chunk * count) for voxel, chunk, count in edges)
-        return z, y, x
+        (z, y, x), (deep, high, wide) = voxel_zyx, self._edges
+        return z // deep, y // high, x // wide
 
     @property
     def size(self) -> int:
@@ -59,8 +60,7 @@ class Blocks:
 
     def lay(self, pixels: Pixels, block: Pixels, corner_zyx: Sequence[int]) -> None:
         """Put a tile whose first voxel is `corner_zyx` into its block."""
-        edges = zip(corner_zyx, self._spec.chunk_zyx, self._counts, strict=True)
-        z, top, left = (voxel % (chunk * count) for voxel, chunk, count in edges)
+        z, top, left = (voxel % edge for voxel, edge in zip(corner_zyx, self._edges, strict=True))
         (rows, columns), (height, width) = pixels.shape, self._spec.chunk_zyx[1:]
         if top % height or left % width or rows % height or columns % width:
             for row, there_y, here_y in _pieces(top, rows, height):
@@ -72,12 +72,12 @@ class Blocks:
 
     def chunks(self, place: Shape) -> Iterator[tuple[Shape, Shape, tuple[int, int]]]:
         """Shard, index within it, and row and column in the block, of every chunk of a block that is in the array."""
-        spec = self._spec
-        for row, column in product(*map(range, self._counts[1:])):
-            chunk = [p * count + i for p, count, i in zip(place, self._counts, (0, row, column), strict=True)]
-            if all(i < n for i, n in zip(chunk, spec.n_chunks_zyx, strict=True)):
-                shard, inner = zip(*map(divmod, chunk, spec.chunks_per_shard_zyx), strict=True)
-                yield shard, inner, (row, column)
+        z, *corner = (i * count for i, count in zip(place, self._counts, strict=True))
+        ends = (min(first + count, n) for first, count, n in zip(corner, self._counts[1:], self._n_chunks[1:], strict=True))
+        rows, columns = (range(first, end) for first, end in zip(corner, ends, strict=True))
+        deep, high, wide = self._per_shard
+        for y, x in product(rows, columns):
+            yield (z // deep, y // high, x // wide), (z % deep, y % high, x % wide), (y - rows.start, x - columns.start)
 
 
 def _pieces(first: int, n: int, edge: int) -> Iterator[tuple[int, slice, slice]]:
