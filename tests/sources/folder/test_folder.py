@@ -18,10 +18,11 @@ from PIL import Image
 
 from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SourceKind
 from brightfield.core.cell import Cell, Crop
+from brightfield.core.codes import FULL_AXON_UM
 from brightfield.core.errors import SourceError, StackError, TableError, TransferError
 from brightfield.core.skeleton import format_swc, parse_swc
 from brightfield.sources.allen.service import AllenSource
-from brightfield.sources.folder.folder import FULL_AXON_UM, FolderSource
+from brightfield.sources.folder.folder import FolderSource
 from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.catalog import FolderCatalog
 from brightfield.sources.mirror.export import export
