@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from brightfield.core.skeleton import Skeleton, format_swc
-from brightfield.core.space import Triple
+from brightfield.core.space import Grid, Triple
 
 if TYPE_CHECKING:
     pass
@@ -98,3 +98,15 @@ def neurons(draw: st.DrawFn, *, max_nodes: int = 12, types: Sequence[int] = (1, 
     radius = draw(st.lists(st.sampled_from([0.1144, 0.2288]) | st.floats(0.01, 2.0), min_size=n, max_size=n))
     kind = draw(st.lists(st.sampled_from(types), min_size=n, max_size=n))
     return Skeleton(np.arange(1, n + 1), np.array(kind), np.array(position), np.array(radius), np.array(parent))
+
+
+def flipped(skeleton: Skeleton, grid: Grid, axis: int) -> Skeleton:
+    """The skeleton mirrored within a stack along axis 0 (z), 1 (y) or 2 (x): the classic wrong frame."""
+    position = skeleton.position_zyx_um.copy()
+    position[:, axis] = (grid.shape_zyx[axis] - 1) * grid.voxel_size_zyx_um[axis] - position[:, axis]
+    return skeleton.moved_to(np.round(position, 4))
+
+
+def z_scaled(skeleton: Skeleton, factor: float) -> Skeleton:
+    """The skeleton stretched along z: a shrinkage correction or a wrong plane spacing."""
+    return skeleton.moved_to(np.round(skeleton.position_zyx_um * (factor, 1.0, 1.0), 4))

@@ -21,14 +21,13 @@ from brightfield.sources.demo.phantom import (
     Phantom,
     axon_end,
     canvas,
-    flipped,
     grow,
     marker_bytes,
     shifted,
     swc_file,
     untraced_axon,
-    z_scaled,
 )
+from brightfield.testing.skeletons import flipped, z_scaled
 
 FULL = ArborPlan(5, (42.0, 190.0, 210.0), 5, True, 75.0, 1200.0, 3)
 

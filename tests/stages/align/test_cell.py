@@ -13,13 +13,13 @@ from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Window
 from brightfield.core.tables import read_table, write_table
-from brightfield.sources.demo.phantom import ArborPlan, flipped, grow, shifted, z_scaled
+from brightfield.sources.demo.phantom import ArborPlan, grow, shifted
 from brightfield.stages.align import absorbance
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import Alignment, align_cell
 from brightfield.stages.align.contrast import Gates
 from brightfield.testing.grids import stain
-from brightfield.testing.skeletons import cable, reordered
+from brightfield.testing.skeletons import cable, flipped, reordered, z_scaled
 
 GATES = Gates()
 COARSE = Grid((72, 220, 220), (0.56, 0.4576, 0.4576))  # level 2, every second plane

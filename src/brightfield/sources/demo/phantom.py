@@ -128,18 +128,6 @@ def shifted(skeleton: Skeleton, shift_zyx_um: Triple) -> Skeleton:
     return skeleton.moved_to(np.round(skeleton.position_zyx_um + np.asarray(shift_zyx_um), 4))
 
 
-def flipped(skeleton: Skeleton, grid: Grid, axis: int) -> Skeleton:
-    """The skeleton mirrored within a stack along axis 0 (z), 1 (y) or 2 (x): the classic wrong frame."""
-    position = skeleton.position_zyx_um.copy()
-    position[:, axis] = (grid.shape_zyx[axis] - 1) * grid.voxel_size_zyx_um[axis] - position[:, axis]
-    return skeleton.moved_to(np.round(position, 4))
-
-
-def z_scaled(skeleton: Skeleton, factor: float) -> Skeleton:
-    """The skeleton stretched along z: a shrinkage correction or a wrong plane spacing."""
-    return skeleton.moved_to(np.round(skeleton.position_zyx_um * (factor, 1.0, 1.0), 4))
-
-
 # -------------------------------------------------------------------------------------------------------------------- SWC variants
 
 
