@@ -159,10 +159,13 @@ def _source_rules(config: Config) -> Iterator[str]:
         )
     if source.kind in (SourceKind.folder, SourceKind.challenge) and not source.path:
         yield f"source={source.kind} needs source.path: the folder or fsspec URL with the stacks"
-    if any(number < 1 for number in source.specimen_ids):
-        yield f"source.specimen_ids = {source.specimen_ids}: a specimen id is a positive whole number"
-    if len(set(source.specimen_ids)) != len(source.specimen_ids):
-        yield f"source.specimen_ids = {source.specimen_ids}: an id is given twice"
+    for key, ids in (("source.specimen_ids", source.specimen_ids), ("source.exclude_ids", source.exclude_ids)):
+        if any(number < 1 for number in ids):
+            yield f"{key} = {ids}: a specimen id is a positive whole number"
+        if len(set(ids)) != len(ids):
+            yield f"{key} = {ids}: an id is given twice"
+    if both := sorted(set(source.specimen_ids) & set(source.exclude_ids)):
+        yield f"source.exclude_ids = {both} are in source.specimen_ids, too: name each in one of them"
     if not source.reconstruction_types or not set(source.reconstruction_types) <= {"full", "dendrite-only"}:
         yield f"source.reconstruction_types = {source.reconstruction_types}: one or both of full, dendrite-only"
     for key in ("path", "metadata", "base_url"):
