@@ -34,7 +34,7 @@ EDGES: dict[str, set[str]] = {
     "skeleton": {"core"},
     "space": {"core"},
     "dataset": {"core", "volumes"},
-    "planning": {"core", "config", "built", "stages.query", "stages.download"},
+    "planning": {"core", "config", "stages.query", "stages.download"},
     "versions": {"core", "config", "volumes", "stages.manifest"},
     "testing": {"core", "config", "volumes", "built", "sources", "splitting", "stages.rasterize", "stages.manifest"},
     "cli": {"core", "config", "run", "sources", "planning", "versions", "stages.query", "stages.split", "stages.manifest"},

@@ -117,9 +117,8 @@ def built_cells(root: Path, config: Config) -> tuple[BuiltCell, ...]:
     cells = [BuiltCell(root, cell, config) for cell in selected_cells(root) if cell.specimen_id not in excluded]
     pictured = [cell for cell in cells if cell.cell.stack is not None]
     if lost := [cell.specimen_id for cell in pictured if not cell.is_downloaded]:
-        raise StackError(
-            f"skeleton or image of {len(lost)} selected cell(s) not here, {lost[0]} first; `dvc checkout`, `brightfield pull` or `dvc repro`"
-        )
+        which = f"skeleton or image of {len(lost)} selected cell(s) not here, {lost[0]} first"
+        raise StackError(f"{which}; fetch them with `dvc checkout` or `brightfield pull`, or run the download stage")
     return tuple(pictured)
 
 

@@ -85,7 +85,7 @@ def _wait_for(handle: int, mode: int, busy: str) -> None:
 
 
 def end_with_parent(number: int) -> None:
-    """From now on, signal `number` is sent to this process when its parent ends, however that ends: by Linux at once, elsewhere by a thread."""
+    """From now on, signal `number` is sent to this process when its parent ends: by Linux at once, elsewhere by a thread that looks."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
         return

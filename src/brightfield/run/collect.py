@@ -60,10 +60,10 @@ def register(root: Path, home: Path, step: str, keys: Mapping[int, str]) -> None
 
 
 def gc(root: Path, work_dir: str | Path = ".work", *, keep_bytes: int = 0) -> int:
-    """Drop finished cells that no clone uses, save `keep_bytes` of those used last, and downloads that none goes on with; returns the
-    bytes that became free.
+    """Drop finished cells and begun downloads that no clone uses; returns the bytes that became free.
 
-    Files that the DVC cache links too stay on the disk and do not count. Raises BusyError while a clone builds with this work cache.
+    keep_bytes: so much of the finished cells is kept all the same, of those used last. Files that the DVC cache links too stay on the
+    disk and do not count. Raises BusyError while a clone builds with this work cache.
     """
     home = work_root(root, work_dir)
     if not home.is_dir():
@@ -109,7 +109,7 @@ def _drop(folders: list[Path], keep_bytes: int) -> int:
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True):
         stats = [path.stat() for path in files(folder)]
         kept += sum(stat.st_size for stat in stats)
-        if kept > keep_bytes:
+        if kept > keep_bytes or not keep_bytes:
             shutil.rmtree(folder)
             freed += sum(stat.st_size for stat in stats if stat.st_nlink == 1)
     return freed

@@ -2,9 +2,9 @@
 
 DVC deletes a stage's outputs before it runs the stage, so finished cells are kept outside of them, in `.work/<stage>/<key>/`, with
 key = sha256(code that computes, parameters that matter, digests of the cell's inputs). Such a directory is a small copy of the repository's
-root that holds one cell's share of the stage's outputs: `data/images/<id>.zarr/...`, and of a table the rows of this cell. `store.py` writes
-it whole or not at all. From all cells' directories the outputs are
-then put together: files by hard links (copies on another file system), tables by joining rows. DVC sees ordinary, complete outputs.
+root that holds one cell's share of the stage's outputs: `data/images/<id>.zarr/...`, and of a table the rows of this cell. `store.py`
+writes it whole or not at all. From all cells' directories the outputs are then put together: files by hard links (copies on another file
+system), tables by joining rows. DVC sees ordinary, complete outputs.
 
 A clone that has only pulled has no such directories. The keys of all cells are tracked with the outputs (`data/keys/<stage>.json`), so a
 missing cell whose key is the tracked one is adopted: linked from the DVC cache, its rows taken from the tracked table.
@@ -31,7 +31,6 @@ from brightfield.run.adopt import Share, Tracked, share_of
 from brightfield.run.algorithm import algorithm_digest
 from brightfield.run.collect import register, work_root
 from brightfield.run.store import files, finish, is_finished, prune, remove_abandoned, unfinished, walk
-
 
 _REMEDY = (
     "mend the cause and run again: only these cells will be computed; or go on without them: brightfield config download.on_failure=exclude"

@@ -22,7 +22,7 @@ from brightfield.config.options import CoverageKind, ImageConfig, SwcOrigin
 from brightfield.core.cell import Cell, Stack
 from brightfield.core.errors import CapacityError, ConfigError, GridError
 from brightfield.core.space import Grid, Shape, download_grid, swc_to_stack_um
-from brightfield.stages.download.tiling import Mask, background, in_box, near_skeleton, tile_counts
+from brightfield.stages.download.tiling import Mask, background, in_box, misfit, near_skeleton, tile_counts
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
@@ -300,17 +300,8 @@ def plan_of_tiles(specimen_id: int, stack: Stack, tiles: pd.DataFrame, image: Im
     grid = download_grid(stack.grid, image.level, image.z_step)
     usable = np.array([plane.usable for plane in stack.planes[:: image.z_step]])
     z, y, x = image.shard_zyx
-    return CellPlan(
-        specimen_id,
-        grid,
-        image.level,
-        image.z_step,
-        tiles[list(PLANNED_COLUMNS)],
-        usable,
-        (z, y, x),
-        tile_of(image),
-        stack.bits // 8,
-    )
+    known, shard = tiles[list(PLANNED_COLUMNS)], (z, y, x)
+    return CellPlan(specimen_id, grid, image.level, image.z_step, known, usable, shard, tile_of(image), stack.bits // 8)
 
 
 def plan_inputs(image: ImageConfig, swc_origin: SwcOrigin, swc_sha256: str | None) -> dict[str, Any]:
@@ -347,20 +338,8 @@ def _kinds(
             TILE_KINDS.index("background") + 1
         )
     if not kinds.any():
-        raise GridError(f"cell {specimen_id}: no part of the skeleton lies in the stack; {_misfit(position_zyx_um, grid)}")
+        raise GridError(f"cell {specimen_id}: no part of the skeleton lies in the stack; {misfit(position_zyx_um, grid)}")
     return kinds
-
-
-def _misfit(position_zyx_um: NDArray[np.float64], grid: Grid) -> str:
-    """Where skeleton and stack are, and what to check."""
-    low, high = position_zyx_um.min(axis=0), position_zyx_um.max(axis=0)
-    spans = ", ".join(f"{axis} {a:.0f} to {b:.0f}" for axis, a, b in zip("zyx", low, high, strict=True))
-    stack = ", ".join(f"{axis} 0 to {n * edge:.0f}" for axis, n, edge in zip("zyx", grid.shape_zyx, grid.voxel_size_zyx_um, strict=True))
-    scale = " x ".join(f"{edge:g}" for edge in grid.voxel_size_zyx_um)
-    return (
-        f"it spans {spans} um, the stack {stack} um at {scale} um a downloaded voxel (z, y, x); "
-        "check the image's pixel size and plane spacing, and the frame and unit of the SWC"
-    )
 
 
 def _unit_of_row(shard_of_row: NDArray[np.int64], n_columns: int, n_bytes: NDArray[Any]) -> NDArray[np.int64]:
