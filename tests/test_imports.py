@@ -35,7 +35,7 @@ EDGES: dict[str, set[str]] = {
     "space": {"core"},
     "dataset": {"core", "volumes"},
     "planning": {"core", "config", "stages.query", "stages.download"},
-    "versions": {"core", "config", "volumes", "stages.manifest"},
+    "versions": {"core", "config", "run", "volumes", "stages.manifest"},
     "testing": {"core", "config", "volumes", "built", "sources", "splitting", "stages.rasterize", "stages.manifest"},
     "cli": {"core", "config", "run", "sources", "planning", "versions", "stages.query", "stages.split", "stages.manifest"},
 }

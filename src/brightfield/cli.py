@@ -249,6 +249,8 @@ def _add_versions(commands: Commands) -> None:
     pull.add_argument("overrides", nargs="*", metavar="split=NAME", help="split=train, split=val or split=test")
     pull.add_argument("--cell", type=int, action="append", default=[], metavar="ID", help="only this cell; may be repeated")
     pull.add_argument("--labels-only", action="store_true", help="labels without images")
+    push = _add(commands, "push", _push, "send the dataset to the team remote")
+    push.add_argument("--repair", action="store_true", help="read every object back first, and send again what is absent or damaged")
 
 
 def _diff(words: argparse.Namespace) -> int:
@@ -272,6 +274,13 @@ def _pull(words: argparse.Namespace) -> int:
     if set(wanted) - {"split"} or len(wanted) != len(words.overrides):
         raise ConfigError(f"pull knows split=NAME, found {' '.join(words.overrides)}; see `brightfield pull --help`")
     pull(words.root, split=wanted.get("split"), cells=words.cell, labels_only=words.labels_only)
+    return 0
+
+
+def _push(words: argparse.Namespace) -> int:
+    from brightfield.versions.push import push
+
+    print(push(words.root, repair=words.repair))
     return 0
 
 
