@@ -35,8 +35,8 @@ EDGES: dict[str, set[str]] = {
     "space": {"core"},
     "dataset": {"core", "volumes"},
     "evaluation": {"core", "raster", "volumes", "dataset"},
-    "planning": {"core", "config", "built", "stages.query", "stages.download"},
-    "versions": {"core", "config", "volumes", "stages.manifest"},
+    "planning": {"core", "config", "stages.query", "stages.download"},
+    "versions": {"core", "config", "run", "volumes", "stages.manifest"},
     "testing": {"core", "config", "volumes", "built", "sources", "splitting", "stages.rasterize", "stages.manifest"},
     "cli": {"core", "config", "run", "sources", "planning", "versions", "evaluation", "stages.query", "stages.split", "stages.manifest"},
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except (OSError, MemoryError) as error:  # a full disk, no permission, no memory: the world's fault wherever it is met
+        if words.verbose:
+            raise
+        print(f"error: {_in_words(error)}; -v shows where", file=sys.stderr)
+        return BrightfieldError.exit_code
+
+
+def _in_words(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'the machine gives no more'}): take fewer compute.workers, or a machine with more"
+    names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{names}: {error.strerror}" if names and error.strerror else str(error) or type(error).__name__
+
+
+def _positive(text: str) -> float:
+    """A number > 0 of the command line: not nan, not inf."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError(text)
+    return number
+
+
+def _not_negative(text: str) -> float:
+    """A number >= 0 of the command line: not nan, not inf."""
+    return 0.0 if float(text) == 0 else _positive(text)
+
+
+def _count(text: str) -> int:
+    """A whole number >= 1 of the command line."""
+    return int(_positive(text)) if text.isdecimal() else int("")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,12 +136,14 @@ def _add_config(commands: Commands) -> None:
 
 def _config(words: argparse.Namespace) -> int:
     from brightfield.config import compose as composition
+    from brightfield.run.collect import work_root
 
     if words.check:
         composition.require_fresh(words.root)
         print("params.yaml is what conf/ composes to")
         return 0
     composed = composition.compose(words.overrides, words.root)
+    work_root(words.root, composed.compute.work_dir)  # refuses a place that is not for finished cells alone
     if words.show:
         print(composition.dump(composed), end="")
     else:
@@ -121,7 +154,7 @@ def _config(words: argparse.Namespace) -> int:
 def _add_plan(commands: Commands) -> None:
     parser = _add(commands, "plan", _plan, "say what a download would fetch, before any byte of it")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; without any, params.yaml as it is")
-    parser.add_argument("--rate", type=float, default=10.0, metavar="MB/S", help="estimate the time at this rate (default 10 MB/s)")
+    parser.add_argument("--rate", type=_positive, default=10.0, metavar="MB/S", help="estimate the time at this rate (default 10 MB/s)")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -144,7 +177,13 @@ def _add_stage(commands: Commands) -> None:
 def _stage(words: argparse.Namespace) -> int:
     from importlib import import_module
 
-    import_module(f"brightfield.stages.{words.name}.stage").run(_params(words), words.root)
+    from brightfield.run.claim import at_work, end_with_dvc
+    from brightfield.run.collect import work_root
+
+    config = _params(words)
+    end_with_dvc()
+    with at_work(words.root, work_root(words.root, config.compute.work_dir)):
+        import_module(f"brightfield.stages.{words.name}.stage").run(config, words.root)
     return 0
 
 
@@ -162,13 +201,13 @@ def _refresh(words: argparse.Namespace) -> int:
 
 def _add_gc(commands: Commands) -> None:
     parser = _add(commands, "gc", _gc, "shrink the work cache to what the present outputs use")
-    parser.add_argument("--keep-gb", type=float, default=0.0, metavar="GB", help="keep up to this much of what is not in use")
+    parser.add_argument("--keep-gb", type=_not_negative, default=0.0, metavar="GB", help="keep up to this much of what is not in use")
 
 
 def _gc(words: argparse.Namespace) -> int:
-    from brightfield.run import workcache
+    from brightfield.run.collect import gc
 
-    freed = workcache.gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
+    freed = gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
     print(f"freed {freed / 1e9:.2f} GB")
     return 0
 
@@ -222,7 +261,7 @@ def _evaluate(words: argparse.Namespace) -> int:
 
 def _add_salt(commands: Commands) -> None:
     parser = _add(commands, "salt", _salt, "search the split's salt with the smallest deviation over strata")
-    parser.add_argument("--candidates", type=int, default=500, metavar="N", help="how many salts to try (default 500)")
+    parser.add_argument("--candidates", type=_count, default=500, metavar="N", help="how many salts to try (default 500)")
 
 
 def _salt(words: argparse.Namespace) -> int:
@@ -245,6 +284,8 @@ def _add_versions(commands: Commands) -> None:
     pull.add_argument("overrides", nargs="*", metavar="split=NAME", help="split=train, split=val or split=test")
     pull.add_argument("--cell", type=int, action="append", default=[], metavar="ID", help="only this cell; may be repeated")
     pull.add_argument("--labels-only", action="store_true", help="labels without images")
+    push = _add(commands, "push", _push, "send the dataset to the team remote")
+    push.add_argument("--repair", action="store_true", help="read every object back first, and send again what is absent or damaged")
 
 
 def _diff(words: argparse.Namespace) -> int:
@@ -268,6 +309,13 @@ def _pull(words: argparse.Namespace) -> int:
     if set(wanted) - {"split"} or len(wanted) != len(words.overrides):
         raise ConfigError(f"pull knows split=NAME, found {' '.join(words.overrides)}; see `brightfield pull --help`")
     pull(words.root, split=wanted.get("split"), cells=words.cell, labels_only=words.labels_only)
+    return 0
+
+
+def _push(words: argparse.Namespace) -> int:
+    from brightfield.versions.push import push
+
+    print(push(words.root, repair=words.repair))
     return 0
 
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from brightfield.built.cells import selected_cells
 from brightfield.config.options import Config
 from brightfield.config.params import load
-from brightfield.core.cell import Cell, cells_of
+from brightfield.core.cell import cells_of
 from brightfield.core.layout import PARAMS_FILE
-from brightfield.core.schema import CELLS
+from brightfield.core.schema import CELLS, PLANES
+from brightfield.core.tables import read_table
 from brightfield.stages.download.plan import Plan
 from brightfield.stages.download.stage import plan_of
+from brightfield.stages.query.selection import left_out
 from brightfield.stages.query.stage import ask, refuse_nothing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def plan(config: Config, root: Path) -> Plan:
     """What the download stage would fetch under `config`; the source is asked for nothing that is already here."""
-    return plan_of(config, root, _cells_to_plan(config, root))
-
-
-def _cells_to_plan(config: Config, root: Path) -> tuple[Cell, ...]:
-    """The cells of the built tables where they are of this source, else the source's own answer."""
-    built = (root / CELLS.path).is_file() and load(root / PARAMS_FILE).source == config.source
-    if built:
-        return selected_cells(root)
-    cells, planes = ask(config)
+    cells, planes = _tables(config, root)
     refuse_nothing(cells)
-    return cells_of(cells[cells["selected"]], planes)
+    found = plan_of(config, root, cells_of(cells[cells["selected"]], planes))
+    return replace(found, left_out=tuple(left_out(cells)))
+
+
+def _tables(config: Config, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The built tables where they are of this source, else the source's own answer."""
+    if (root / CELLS.path).is_file() and load(root / PARAMS_FILE).source == config.source:
+        return read_table(CELLS, root), read_table(PLANES, root)
+    return ask(config)

@@ -16,15 +16,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from brightfield.config.options import ComputeConfig
-from brightfield.core.errors import CellFailures, StackError
+from brightfield.config.options import ComputeConfig, OnFailure
+from brightfield.core.errors import BusyError, CellFailures, ConfigError, StackError
+from brightfield.core.keys import read_failures, read_keys, write_keys
 from brightfield.core.layout import IMAGES_DIR, image_store, keys_file
 from brightfield.core.schema import SPLITS
 from brightfield.core.tables import read_table, write_table
-from brightfield.run import workcache
+from brightfield.run import claim, store
 from brightfield.run.adopt import cache_root
+from brightfield.run.collect import gc, register, work_root
 from brightfield.run.engine import Engine
-from brightfield.run.workcache import CellTask, Done, WorkCache, gc, work_root
+from brightfield.run.workcache import CellTask, Done, WorkCache
 
 
 def paint(root: Path, specimen_id: int, text: str) -> None:
@@ -48,6 +50,13 @@ def slow_paint(root: Path, specimen_id: int, text: str) -> None:
     if text == "slow":
         (root / IMAGES_DIR / f"{specimen_id}.started").touch()
         time.sleep(60)
+
+
+HERE = Engine(ComputeConfig(workers=1))
+
+
+def cache_of(root: Path) -> WorkCache:
+    return WorkCache(root, "download", [IMAGES_DIR, SPLITS])
 
 
 def task(specimen_id: int, text: str = "a", function: Any = paint) -> CellTask:
@@ -162,7 +171,7 @@ def test_the_key_holds_cell_code_and_parameters(tmp_path: Path) -> None:
 def test_writing_beside_the_outputs_is_refused(tmp_path: Path) -> None:
     cache = WorkCache(tmp_path, "download", [IMAGES_DIR])
     with pytest.raises(CellFailures, match="writes elsewhere, which is no output"):
-        cache.run({1: CellTask({}, stray)}, Engine(ComputeConfig(workers=1)).map)
+        cache.run({1: CellTask({}, stray)}, HERE.map)
 
 
 def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -172,39 +181,115 @@ def test_a_killed_run_keeps_finished_cells_and_leaves_nothing_half_done(tmp_path
         "from pathlib import Path\nfrom test_workcache import *\n"
         f"cache = WorkCache(Path({str(tmp_path)!r}), 'download', [IMAGES_DIR, SPLITS])\n"
         "tasks = {i: task(i, 'slow' if i == 3 else 'a', slow_paint) for i in (1, 2, 3)}\n"
-        "cache.run(tasks, Engine(ComputeConfig(workers=1)).map)\n"
+        "cache.run(tasks, HERE.map)\n"
     )
     process = subprocess.Popen([sys.executable, str(script)])
     home = work_root(tmp_path) / "download"
-    while not list(home.glob(".unfinished-*/data/images/3.started")):
+    while not list(home.glob(".unfinished-*/cell/data/images/3.started")):
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    cache = WorkCache(tmp_path, "download", [IMAGES_DIR, SPLITS])
+    cache = cache_of(tmp_path)
     assert not list(home.glob(".unfinished-*"))
-    done = cache.run({i: task(i, "a", slow_paint) for i in (1, 2, 3)}, Engine(ComputeConfig(workers=1)).map)
+    done = cache.run({i: task(i, "a", slow_paint) for i in (1, 2, 3)}, HERE.map)
     assert (done.found, done.computed) == ((1, 2), (3,))
 
 
 def test_two_runs_may_finish_the_same_cell_at_once(tmp_path: Path) -> None:
-    with workcache._unfinished(tmp_path, "k") as first, workcache._unfinished(tmp_path, "k") as second:
+    with store.unfinished(tmp_path) as first, store.unfinished(tmp_path) as second:
         for directory in (first, second):
             paint(directory, 1, "a")
-            workcache._finish(directory, tmp_path / "k")
+            store.finish(directory, tmp_path / "k")
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
     assert (tmp_path / "k" / image_store(1) / "0" / "c").read_text() == "1 a"
 
 
 def test_a_finished_cell_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
-    with workcache._unfinished(tmp_path, "k") as directory, pytest.raises(FileNotFoundError):
-        workcache._finish(directory, tmp_path / "absent" / "k")
+    with store.unfinished(tmp_path) as directory, pytest.raises(FileNotFoundError):
+        store.finish(directory, tmp_path / "absent" / "k")
 
 
 def test_directories_of_living_processes_are_left_alone(tmp_path: Path) -> None:
-    with workcache._unfinished(tmp_path, "abc") as directory:
-        workcache._remove_unfinished(tmp_path)
+    with store.unfinished(tmp_path) as directory:
+        store.remove_abandoned(tmp_path)
         assert directory.is_dir()
+
+
+# ----------------------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("outputs_removed", [True, False], ids=["as DVC does", "by hand"])
+@pytest.mark.parametrize("broken", [(2,), (1, 2, 3)], ids=["one", "all"])
+def test_cells_that_fail_keep_what_they_had_byte_for_byte(tmp_path: Path, broken: tuple[int, ...], outputs_removed: bool) -> None:
+    origin = tmp_path / "origin"
+    run(origin, dict.fromkeys((1, 2, 3), "a"))
+    root = pulled_clone(origin, tmp_path / "clone")
+    run(root, dict.fromkeys((1, 2, 3), "a"))
+    before = snapshot(root)
+    if outputs_removed:
+        shutil.rmtree(root / "data")
+    with pytest.raises(CellFailures):
+        run(root, {i: "broken" if i in broken else "a" for i in (1, 2, 3)})
+    keys = str(keys_file("download"))
+    assert {name: data for name, data in snapshot(root).items() if name != keys} == {k: v for k, v in before.items() if k != keys}
+
+
+def test_without_a_work_cache_what_lies_in_the_outputs_of_a_failed_cell_stays(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a", 2: "a"})
+    before = snapshot(tmp_path)
+    shutil.rmtree(work_root(tmp_path))
+    with pytest.raises(CellFailures):
+        run(tmp_path, {1: "a", 2: "broken"})
+    assert snapshot(tmp_path) == before
+
+
+def test_cells_that_an_earlier_step_could_not_prepare_keep_what_they_had(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a", 2: "a"})
+    before = snapshot(tmp_path)
+    with pytest.raises(CellFailures, match="no answer"):
+        cache_of(tmp_path).run({1: task(1)}, HERE.map, failed={2: "no answer"})
+    assert snapshot(tmp_path) == before
+
+
+def test_a_cell_can_be_gone_without_and_its_reason_is_kept(tmp_path: Path) -> None:
+    cache = cache_of(tmp_path)
+    done = cache.run({1: task(1), 2: task(2, "broken")}, HERE.map, on_failure=OnFailure.exclude)
+    assert (list(done.directories), done.failures) == ([1], {2: "x: broken"})
+    assert [path.name for path in (tmp_path / IMAGES_DIR).iterdir()] == ["1.zarr"]
+    assert read_failures(tmp_path) == {2: "download: x: broken"}
+    assert list(read_keys(tmp_path, "download")) == [1]
+
+
+def test_all_cells_are_never_gone_without(tmp_path: Path) -> None:
+    run(tmp_path, {1: "a"})
+    before = snapshot(tmp_path)
+    cache = cache_of(tmp_path)
+    with pytest.raises(CellFailures, match="every cell failed"):
+        cache.run({1: task(1, "broken")}, HERE.map, on_failure=OnFailure.exclude)
+    assert snapshot(tmp_path) == before
+
+
+def test_reasons_that_are_kept_do_not_differ_from_run_to_run(tmp_path: Path) -> None:
+    write_keys(
+        tmp_path, "download", {}, {1: f"http://127.0.0.1:4711/a: HTTP 500 (6 attempts), {tmp_path.resolve()}/data/1.swc:3: no number"}
+    )
+    assert read_failures(tmp_path) == {1: "download: /a: HTTP 500, data/1.swc:3: no number"}
+
+
+def test_what_is_found_is_never_prepared(tmp_path: Path) -> None:
+    def prepare() -> tuple[int, str]:
+        asked.append(1)
+        return 1, "a"
+
+    asked: list[int] = []
+    cache = cache_of(tmp_path)
+    for _ in range(2):
+        cache.run({1: CellTask({"text": "a"}, paint, prepare)}, HERE.map)
+    assert asked == [1]
+
+
+# ---------------------------------------------------------------------------------------------------------- garbage collection
 
 
 def test_gc_keeps_what_outputs_use_and_what_was_used_last(tmp_path: Path) -> None:
@@ -219,12 +304,101 @@ def test_gc_keeps_what_outputs_use_and_what_was_used_last(tmp_path: Path) -> Non
     assert run(tmp_path, {1: "c"}).computed == ()
 
 
-def test_gc_removes_what_dead_runs_left(tmp_path: Path) -> None:
+def left_behind(home: Path, **facts: object) -> Path:
+    place = home / ".unfinished-0123"
+    place.mkdir(parents=True)
+    (place / "owner.json").write_text(json.dumps(facts))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("facts", "stays"), [({"host": socket.gethostname()}, False), ({"host": f"{socket.gethostname()}-2"}, True), ({}, True)]
+)
+def test_what_dead_runs_left_is_removed_if_it_is_ours_and_of_this_machine(tmp_path: Path, facts: dict[str, object], stays: bool) -> None:
     run(tmp_path, {1: "a"})
-    left = work_root(tmp_path) / "download" / f".unfinished-{socket.gethostname()}-{2**22 + 1}-abc-0"
-    left.mkdir()
+    left = left_behind(work_root(tmp_path) / "download", **facts)
     gc(tmp_path)
-    assert not left.exists()
+    assert left.exists() == stays
+
+
+def test_gc_leaves_alone_what_does_not_bear_our_marks(tmp_path: Path) -> None:
+    done = run(tmp_path, {1: "a"})
+    home, key = work_root(tmp_path), done.directories[1].name
+    theirs = [
+        home / "results" / key / "table.csv",
+        home / "download" / "results" / "cell.json",
+        home / "download" / ("0" * 64) / "table.csv",
+    ]
+    theirs += [home / "align" / ".unfinished-other-group-7" / "x", home / "partial" / "results" / "journal", home / "clones" / "x.json"]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("not ours")
+    shutil.rmtree(tmp_path / "data")
+    gc(tmp_path)
+    assert [path.read_text() for path in theirs] == ["not ours"] * len(theirs)
+
+
+def shared_cache(root: Path, cache: Path) -> Path:
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc" / "config").write_text(f"[cache]\n    dir = {cache}\n")
+    return root
+
+
+def test_gc_keeps_what_another_clone_uses_until_that_is_gone(tmp_path: Path) -> None:
+    one, two = (shared_cache(tmp_path / name, tmp_path / "shared" / "cache") for name in ("one", "two"))
+    mine, its = run(one, {1: "a"}).directories[1], run(two, {1: "b"}).directories[1]
+    shutil.rmtree(two / "data")  # as DVC does before a stage
+    gc(one)
+    assert (mine.exists(), its.exists()) == (True, True)
+    shutil.rmtree(two)
+    gc(one)
+    assert (mine.exists(), its.exists()) == (True, False)
+
+
+def test_gc_keeps_finished_cells_of_a_run_that_failed(tmp_path: Path) -> None:
+    with pytest.raises(CellFailures):
+        run(tmp_path, {1: "a", 2: "broken"})
+    shutil.rmtree(tmp_path / "data")
+    gc(tmp_path)
+    assert run(tmp_path, {1: "a"}).found == (1,)
+
+
+def test_gc_keeps_downloads_that_may_go_on(tmp_path: Path) -> None:
+    wanted, other = "a" * 64, "b" * 64
+    register(tmp_path, work_root(tmp_path), "download", {1: wanted})
+    places = [work_root(tmp_path) / "partial" / f"1-{key[:16]}" for key in (wanted, other)]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "journal").write_text("")
+    gc(tmp_path)
+    assert [place.exists() for place in places] == [True, False]
+
+
+def test_gc_waits_for_a_run_of_any_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "PATIENCE_S", 0.0)
+    one, two = (shared_cache(tmp_path / name, tmp_path / "shared" / "cache") for name in ("one", "two"))
+    unused, _ = (run(two, {1: text}).directories[1] for text in "ab")
+    with claim.at_work(two, work_root(two)), pytest.raises(BusyError, match="is in use by"):
+        gc(one)
+    assert unused.exists()
+    gc(one)
+    assert not unused.exists()
+
+
+@pytest.mark.parametrize("place", ["", ".", "..", "/", "data", "data/images", ".git", "src/x", "../.", "reports"])
+def test_a_place_that_is_not_for_finished_cells_alone_is_refused(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ConfigError, match=r"compute\.work_dir = .* not for finished cells alone"):
+        work_root(tmp_path, place)
+    with pytest.raises(ConfigError, match="not for finished cells alone"):
+        work_root(tmp_path, tmp_path / place)
+
+
+def test_the_repository_and_what_holds_it_are_refused_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "by another name").symlink_to(tmp_path)
+    for place in (tmp_path, tmp_path.parent, tmp_path / "by another name", tmp_path / "x" / ".."):
+        with pytest.raises(ConfigError):
+            work_root(tmp_path, place)
+    assert work_root(tmp_path, "finished") == tmp_path / "finished"
 
 
 def test_the_work_cache_lies_beside_the_dvc_cache(tmp_path: Path) -> None:

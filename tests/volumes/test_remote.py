@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import hashlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
+import yaml
 
 from brightfield.core.errors import BrightfieldError, TransferError
 from brightfield.versions.pull import pull
+from brightfield.versions.push import push
 from brightfield.volumes.remote import remote_files
 from repositories import command, commit_version, data_repository
 from servers import Server, s3_server, ssh_server
@@ -120,6 +125,65 @@ def test_what_the_remote_lost_or_spoilt_is_named(clone: Path, server: Server, da
         broken.write_bytes(b"image 3")
     pull(clone)
     assert (clone / "data/images/3.zarr/0/c").read_text() == "image 3"
+
+
+def objects(server: Server) -> dict[str, Path]:
+    """The files in the remote by the name of their object."""
+    paths = (path for path in server.store.rglob("*") if path.is_file())
+    return {path.parent.name + path.name: path for path in paths}
+
+
+def spoil(path: Path, how: str) -> None:
+    path.chmod(0o644)
+    path.write_bytes(b"spoilt") if how == "damaged" else path.unlink()
+
+
+@pytest.mark.parametrize("how", ["damaged", "absent"])
+@pytest.mark.parametrize("which", ["file", "listing"])
+def test_a_remote_is_mended_from_a_clone_that_has_what_it_lacks(origin: Path, clone: Path, server: Server, which: str, how: str) -> None:
+    listing = next(out["md5"] for out in stages_of(origin)["build"]["outs"] if out["path"] == "data/images")
+    name = listing if which == "listing" else hashlib.md5(b"image 3").hexdigest()
+    before = {name: path.read_bytes() for name, path in objects(server).items()}
+    spoil(objects(server)[name], how)
+    assert "1 object(s) mended" in push(origin, repair=True)
+    assert {name: path.read_bytes() for name, path in objects(server).items()} == before
+    pull(clone)
+    assert (clone / "data/images/3.zarr/0/c").read_text() == "image 3"
+
+
+def test_what_this_clone_cannot_mend_is_named_and_left(origin: Path, clone: Path, server: Server) -> None:
+    pull(clone, cells=[2])
+    for text in (b"image 2", b"image 3"):
+        spoil(objects(server)[hashlib.md5(text).hexdigest()], "damaged")
+    lost = hashlib.md5(b"image 3").hexdigest()
+    with pytest.raises(TransferError, match=rf"1 object\(s\) mended, .*does not have these either:\n  {lost}: damaged in the remote"):
+        push(clone, repair=True)
+    assert "1 object(s) mended" in push(origin, repair=True)
+    assert "0 object(s) mended" in push(origin, repair=True)
+
+
+def stages_of(root: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    return stages
+
+
+def test_what_is_here_is_not_asked_for(clone: Path) -> None:
+    pull(clone)
+    command(clone, "dvc", "remote", "modify", "team", "url", "ssh://127.0.0.1:9/nowhere")
+    pull(clone, cells=[2])
+    (clone / "data/images/2.zarr/0/c").unlink()
+    shutil.rmtree(clone / ".dvc/cache")
+    with pytest.raises(TransferError):
+        pull(clone, cells=[2])
+
+
+def test_missing_credentials_are_told_in_one_line(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    command(tmp_path, "git", "clone", "-q", str(origin), "clone")
+    done = subprocess.run(["brightfield", "pull"], cwd=tmp_path / "clone", capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the remote does not let you in (")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_stranger_is_not_let_in(clone: Path, server: Server, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from brightfield.config.options import Config
 from brightfield.core.cell import Cell, Stack, cells_of
 from brightfield.core.errors import StackError
 from brightfield.core.files import sha256_file
+from brightfield.core.keys import read_failures
 from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
 from brightfield.core.schema import CELLS, PLANES, TILES
 from brightfield.core.skeleton import Marker, Skeleton, read_markers, read_swc
@@ -97,7 +98,7 @@ class BuiltCell:
 
     @property
     def is_downloaded(self) -> bool:
-        """Whether skeleton and image are there; under `download.allow_missing` some may not be."""
+        """Whether skeleton and image are there; under `download.on_failure=exclude` some are not."""
         return self.skeleton_path.is_file() and (self.root / image_store(self.specimen_id)).is_dir()
 
 
@@ -108,9 +109,17 @@ def selected_cells(root: Path) -> tuple[Cell, ...]:
 
 
 def built_cells(root: Path, config: Config) -> tuple[BuiltCell, ...]:
-    """The selected cells that were downloaded."""
-    cells = (BuiltCell(root, cell, config) for cell in selected_cells(root))
-    return tuple(cell for cell in cells if cell.is_downloaded)
+    """The selected cells that were downloaded, without those that the download went without.
+
+    Raises StackError where others are not there: what is lost must not be taken for what is not wanted.
+    """
+    excluded = read_failures(root, ("skeletons", "download"))
+    cells = [BuiltCell(root, cell, config) for cell in selected_cells(root) if cell.specimen_id not in excluded]
+    pictured = [cell for cell in cells if cell.cell.stack is not None]
+    if lost := [cell.specimen_id for cell in pictured if not cell.is_downloaded]:
+        which = f"skeleton or image of {len(lost)} selected cell(s) not here, {lost[0]} first"
+        raise StackError(f"{which}; fetch them with `dvc checkout` or `brightfield pull`, or run the download stage")
+    return tuple(pictured)
 
 
 # ---------------------------------------------------------------------------------------------------------------- digests, for keys

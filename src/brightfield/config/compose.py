@@ -142,7 +142,7 @@ def _compose(overrides: list[str], conf: Path) -> dict[str, Any]:
             composed = hydra_compose(config_name="config", overrides=overrides)
             OmegaConf.resolve(composed)
             values: dict[str, Any] = OmegaConf.to_container(composed, enum_to_str=True)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:  # Hydra raises plain ones for `=3`
         raise _explain(error, overrides, conf) from error
     return values
 

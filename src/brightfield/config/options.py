@@ -38,6 +38,13 @@ class CoverageKind(StrEnum):
     box = "box"
 
 
+class OnFailure(StrEnum):
+    """What becomes of the dataset when a cell fails in a stage."""
+
+    stop = "stop"
+    exclude = "exclude"
+
+
 class LabelKind(StrEnum):
     """What a label voxel says."""
 
@@ -104,6 +111,7 @@ class SourceConfig:
     )
     require_images: Annotated[bool, _doc("Only cells whose image stack exists")] = True
     specimen_ids: Annotated[list[int], _doc("Only these cells; empty: all that match")] = field(default_factory=list)
+    exclude_ids: Annotated[list[int], _doc("Never these cells")] = field(default_factory=list)
     swc_origin: Annotated[SwcOrigin, _doc("What a whole SWC coordinate names on the pixel grid")] = SwcOrigin.centre
     seed: Annotated[int, Field(ge=0), _doc("demo: seed of the generated arbors and of the rendering")] = 7
 
@@ -130,6 +138,9 @@ class DownloadConfig:
     """What may be missing."""
 
     allow_missing: Annotated[bool, _doc("Keep a cell whose pixels cannot all be had, with its holes, instead of failing")] = False
+    on_failure: Annotated[
+        OnFailure, _doc("In every stage: stop when a cell fails, or exclude it, with its reason, and go on without it")
+    ] = OnFailure.stop
 
 
 @dataclass

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from brightfield.config.options import Config, SourceKind, SplitStrategy
+from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
 
@@ -159,10 +159,7 @@ def _source_rules(config: Config) -> Iterator[str]:
         )
     if source.kind in (SourceKind.folder, SourceKind.challenge) and not source.path:
         yield f"source={source.kind} needs source.path: the folder or fsspec URL with the stacks"
-    if any(number < 1 for number in source.specimen_ids):
-        yield f"source.specimen_ids = {source.specimen_ids}: a specimen id is a positive whole number"
-    if len(set(source.specimen_ids)) != len(source.specimen_ids):
-        yield f"source.specimen_ids = {source.specimen_ids}: an id is given twice"
+    yield from _id_rules(source)
     if not source.reconstruction_types or not set(source.reconstruction_types) <= {"full", "dendrite-only"}:
         yield f"source.reconstruction_types = {source.reconstruction_types}: one or both of full, dendrite-only"
     for key in ("path", "metadata", "base_url"):
@@ -176,6 +173,16 @@ def _source_rules(config: Config) -> Iterator[str]:
         yield "source=allen needs source.base_url: the address of the service or of a mirror"
     if source.base_url and not source.base_url.startswith(("http://", "https://")):
         yield f"source.base_url = {source.base_url!r}: an http:// or https:// address, or empty"
+
+
+def _id_rules(source: SourceConfig) -> Iterator[str]:
+    for key, ids in (("source.specimen_ids", source.specimen_ids), ("source.exclude_ids", source.exclude_ids)):
+        if any(number < 1 for number in ids):
+            yield f"{key} = {ids}: a specimen id is a positive whole number"
+        if len(set(ids)) != len(ids):
+            yield f"{key} = {ids}: an id is given twice"
+    if both := sorted(set(source.specimen_ids) & set(source.exclude_ids)):
+        yield f"source.exclude_ids = {both} are in source.specimen_ids, too: name each in one of them"
 
 
 def _image_rules(config: Config) -> Iterator[str]:

@@ -12,6 +12,7 @@ BrightfieldError                 exit code 1
 ├── SourceError                  the data source refused or contradicted itself
 │   └── TransferError            bytes that could not be had, or could not be believed
 ├── CapacityError                the work would not fit the disk or the limit that was set
+├── BusyError                    another process is at work on the same files
 ├── SplitError                   the split would leak, or would move a cell
 ├── CheckError                   a finding of severity ERROR forbids to go on
 └── CellFailures                 some cells failed; the others are finished
@@ -88,6 +89,10 @@ class TransferError(SourceError):
 
 class CapacityError(BrightfieldError):
     """The work would not fit the disk, the memory or the limit that was set."""
+
+
+class BusyError(BrightfieldError):
+    """Another process is at work on the same files."""
 
 
 class SplitError(BrightfieldError):

@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -69,6 +70,34 @@ class Tracked:
         """The cached file of a tracked output."""
         md5 = self.hashes.get(output)
         return None if md5 is None else self.object(md5)
+
+    def is_checked_out(self, root: Path, target: Path) -> bool:
+        """Whether a tracked output, or a path below one, is in the working tree as `dvc.lock` has it and in the DVC cache.
+
+        A read-only link to the cached file is believed, as DVC does; any other file is hashed.
+        """
+        output = next((path for path in (target, *target.parents) if path in self.hashes), None)
+        if output is None:
+            return False
+        wanted = {output: self.hashes[output]}
+        if self.hashes[output].endswith(".dir"):
+            listing = self.json(output)
+            if listing is None:
+                return False
+            wanted = {output / entry["relpath"]: entry["md5"] for entry in listing}
+        below = {path: md5 for path, md5 in wanted.items() if path.is_relative_to(target)}
+        there = sum(path.is_file() for path in (root / target).rglob("*")) if (root / target).is_dir() else 1
+        return len(below) == there and all(self._is_same(root / path, md5) for path, md5 in below.items())
+
+    def _is_same(self, path: Path, md5: str) -> bool:
+        try:
+            stat, cached = path.stat(), (self.cache / md5[:2] / md5[2:]).stat()
+        except OSError:
+            return False
+        if os.path.samestat(stat, cached) and not stat.st_mode & 0o222:
+            return True
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest() == md5
 
     def json(self, output: Path) -> Any:
         """The content of a tracked JSON file or of a directory's listing."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from brightfield.config.options import DEFAULT_MEMORY_GB, DEFAULT_WORKERS, ComputeConfig, Scheduler
 from brightfield.core.errors import BrightfieldError, ConfigError
+from brightfield.run.claim import end_with_parent
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -220,6 +221,7 @@ class _Crew:
 def _serve(pipe: Connection, pickled: bytes, threads: int) -> None:
     """A worker's life: tasks come through `pipe` until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    end_with_parent(signal.SIGKILL)  # `_receive` does so, too, but must wait for native code that holds the interpreter
     for name in _THREAD_LIMITS:  # before the function's modules are imported, which read them
         os.environ[name] = str(threads)
     inbox: deque[bytes] = deque()

@@ -33,6 +33,7 @@ def assign(
     *,
     swc_sha256: Mapping[int, str] | None = None,
     alignment: pd.DataFrame | None = None,
+    failures: Mapping[int, str] | None = None,
 ) -> pd.DataFrame:
     """Give every cell its group, side and fold.
 
@@ -40,6 +41,7 @@ def assign(
     swc_sha256: hash of the skeleton's bytes per specimen id, so that a file that comes twice under two names does not leak.
     alignment: the `alignment_cells` table: rejected cells, cells without a verdict, and test cells below `rules.min_test_grade` are
     excluded with a reason. None leaves this out (planning before anything was downloaded).
+    failures: why the dataset goes without cells that failed in an earlier stage (`download.on_failure=exclude`), by specimen id.
 
     Returns the rows of the `splits` table, in the order of `cells`. Raises SplitError where cells link groups of different sides or folds,
     and where the rules name a line, a species or a fold that does not exist.
@@ -51,7 +53,7 @@ def assign(
         )
     out = cells[["specimen_id"]].copy()
     out["group_id"] = group_ids(cells, rules, swc_sha256 or {})
-    reasons = _unfit(cells, alignment)
+    reasons = _unfit(cells, alignment, failures or {})
     fit = [reason is None for reason in reasons]
     sides = _STRATEGIES[rules.strategy](cells.assign(group_id=out["group_id"], fit=fit), rules)
     grades = {} if alignment is None else dict(zip(alignment["specimen_id"].tolist(), alignment["grade"].tolist(), strict=True))
@@ -75,13 +77,15 @@ class _Side:
     reason: str | None = None
 
 
-def _unfit(cells: pd.DataFrame, alignment: pd.DataFrame | None) -> list[str | None]:
+def _unfit(cells: pd.DataFrame, alignment: pd.DataFrame | None, failures: Mapping[int, str]) -> list[str | None]:
     """Why each cell cannot be taken at all; None where it can."""
     verdicts = {} if alignment is None else {i: (g, r) for i, g, r in tuples_of(alignment, "specimen_id", "grade", "reason")}
     reasons: list[str | None] = []
     for specimen_id, selected, why in tuples_of(cells, "specimen_id", "selected", "reason"):
         if not selected:
             reasons.append(why or "not selected")
+        elif specimen_id in failures:
+            reasons.append(failures[specimen_id])
         elif alignment is None:
             reasons.append(None)
         else:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brightfield.core.codes import Split
 from brightfield.core.errors import ConfigError, TransferError
 from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
 from brightfield.core.schema import CELLS, MANIFEST, SPLITS
+from brightfield.run.adopt import Tracked
 from brightfield.versions.diff import is_null, manifest_at
-
-if TYPE_CHECKING:
-    pass
+from brightfield.versions.team import fault, in_words, team_repo
 
 
 def pull(root: Path, *, split: str | None = None, cells: Sequence[int] = (), labels_only: bool = False) -> list[str]:
@@ -57,32 +55,26 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
-    """`dvc pull`, with every object that arrives compared with its hash: by default DVC believes its remotes."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        remotes = {name: {"verify": True} for name in repo.config["remote"]}
-    if not remotes:
-        raise ConfigError("this clone knows no remote; add the team's: dvc remote add -d team URL")
-    with Repo(str(root), config={"remote": remotes}) as repo:
+    """`dvc pull` of what is not here as `dvc.lock` has it."""
+    tracked = next(Tracked.versions(root), None)
+    missing = [target for target in targets if tracked is None or not tracked.is_checked_out(root, Path(target))]
+    if not missing:
+        return
+    with team_repo(root) as repo:
         try:
-            repo.pull(targets=[str(root.resolve() / target) for target in targets])
-        except (DvcException, OSError) as error:
-            raise TransferError(_told(error, repo, targets)) from error
+            repo.pull(targets=[str(root.resolve() / target) for target in missing])
+        except Exception as error:  # each kind of remote brings exceptions of its own
+            raise TransferError(_told(error, repo, missing)) from error
 
 
 def _told(error: Exception, repo: Any, targets: Sequence[str]) -> str:
-    from dvc.exceptions import DvcException
-    from dvc_data.index import DataIndexDirError
-
     try:
         lost = "\n".join(f"  {line}" for line in _lost_files(repo, targets))
-    except (DvcException, DataIndexDirError, OSError):  # the remote answers nothing at all
+    except Exception:
         lost = ""
-    if lost:
-        return f"the remote does not give what dvc.lock names:\n{lost}\nask for `dvc push` from a clone that has it"
-    return f"dvc pull: {error}; see `dvc remote list` and docs/how-to/team-remote.md"
+    if not lost:
+        return in_words(error)
+    return f"the remote does not give what dvc.lock names:\n{lost}\nask for `brightfield push --repair` from a clone that has it"
 
 
 def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
@@ -93,19 +85,4 @@ def _lost_files(repo: Any, targets: Sequence[str]) -> Iterator[str]:
         cache, cached = storage.cache.get(entry)
         if not cache.exists(cached):
             remote, path = storage.remote.get(entry)
-            yield f"{'/'.join(key)}: {_fault(remote, path, entry.hash_info.value)} ({path})"
-
-
-def _fault(remote: Any, path: str, md5: str) -> str:
-    digest = hashlib.md5(usedforsecurity=False)  # DVC's
-    try:
-        with remote.open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(2**20), b""):
-                digest.update(block)
-    except FileNotFoundError:
-        return "absent from the remote"
-    except OSError:
-        raise
-    except Exception as error:  # each kind of remote brings exceptions of its own
-        return f"unreadable in the remote: {error}"
-    return "not fetched from the remote" if digest.hexdigest() == md5 else "damaged in the remote"
+            yield f"{'/'.join(key)}: {fault(remote, path, entry.hash_info.value) or 'not fetched from the remote'} ({path})"

@@ -27,7 +27,8 @@ def run(config: Config, root: Path) -> None:
     """Write the alignment of stretches and cells, and name the cells that are rejected."""
     cache = WorkCache(root, "align", (ALIGNMENT, ALIGNMENT_CELLS), config.compute.work_dir)
     tasks = {built.specimen_id: _task(built) for built in built_cells(root.resolve(), config)}
-    print(f"align: {cache.run(tasks, Engine(config.compute, 'alignment').map)}")
+    done = cache.run(tasks, Engine(config.compute, "alignment").map, on_failure=config.download.on_failure)
+    print(f"align: {done}")
     graded = read_table(ALIGNMENT_CELLS, root)
     for _, row in graded[graded["grade"] == Grade.REJECTED].iterrows():
         print(f"align: cell {row['specimen_id']} is rejected: {row['reason']}")

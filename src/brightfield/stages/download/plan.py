@@ -19,10 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brightfield.config.options import CoverageKind, ImageConfig, SwcOrigin
-from brightfield.core.cell import Cell
+from brightfield.core.cell import Cell, Stack
 from brightfield.core.errors import CapacityError, ConfigError, GridError
 from brightfield.core.space import Grid, Shape, download_grid, swc_to_stack_um
-from brightfield.stages.download.tiling import Mask, background, in_box, near_skeleton, tile_counts
+from brightfield.stages.download.tiling import Mask, background, in_box, misfit, near_skeleton, tile_counts
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
@@ -149,7 +149,8 @@ class Plan:
     """The plans of all cells (at least one), what is already there, and the room there is.
 
     there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown. max_gb: the limit of
-    the pixels of all cells, uncompressed. wire: how the source sends pixels. failures: cells without a plan, and why.
+    the pixels of all cells, uncompressed. wire: how the source sends pixels. failures: cells without a plan, and why. left_out: why
+    other cells are not taken, a line for each reason.
     """
 
     cells: tuple[CellPlan, ...]
@@ -158,6 +159,7 @@ class Plan:
     max_gb: float = math.inf
     wire: Wire = JPEG_TILES
     failures: Mapping[int, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(sorted(self.cells, key=lambda cell: cell.specimen_id)))
@@ -224,6 +226,7 @@ class Plan:
         ]
         failures = {str(specimen_id): reason for specimen_id, reason in self.failures.items()}
         more = {"seconds_todo": self._seconds(rate_mb_s), "refusal": self.refusal, "cells_detail": cells, "failures": failures}
+        more["left_out"] = [line.strip() for line in self.left_out]
         return json.dumps({**self.totals, **more}, indent=2)
 
     def as_text(self, rate_mb_s: float) -> str:
@@ -248,7 +251,8 @@ class Plan:
             *([("refused", self.refusal)] if self.refusal else []),
             *((f"cell {specimen_id}", reason) for specimen_id, reason in self.failures.items()),
         ]
-        return "\n".join(f"{name:<12} {value}" for name, value in rows)
+        left_out = ["left out", *self.left_out] if self.left_out else []
+        return "\n".join([*(f"{name:<12} {value}" for name, value in rows), *left_out])
 
     def _seconds(self, rate_mb_s: float) -> list[float]:
         if rate_mb_s <= 0:
@@ -278,7 +282,7 @@ def plan_cell(
     """
     if cell.stack is None:
         raise GridError(f"cell {cell.specimen_id}: there is no image stack to plan for; select cells with images (source.require_images)")
-    tile, shard_zyx = tile_of(image), tuple(image.shard_zyx)
+    tile = tile_of(image)
     grid = download_grid(cell.stack.grid, image.level, image.z_step)
     usable = np.array([plane.usable for plane in cell.stack.planes[:: image.z_step]])
     if image.coverage == CoverageKind.full:
@@ -288,11 +292,27 @@ def plan_cell(
             raise GridError(f"cell {cell.specimen_id}: coverage={image.coverage} needs a skeleton; use image.coverage=full for this cell")
         position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, swc_origin.value)
         kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, image, projection)
-    bytes_per_px = cell.stack.bits // 8
-    tiles = _frame(cell.specimen_id, kinds, grid, tile, bytes_per_px)
-    return CellPlan(
-        cell.specimen_id, grid, image.level, image.z_step, tiles, usable, (shard_zyx[0], shard_zyx[1], shard_zyx[2]), tile, bytes_per_px
-    )
+    return plan_of_tiles(cell.specimen_id, cell.stack, _frame(cell.specimen_id, kinds, grid, tile, cell.stack.bits // 8), image)
+
+
+def plan_of_tiles(specimen_id: int, stack: Stack, tiles: pd.DataFrame, image: ImageConfig) -> CellPlan:
+    """The plan of a cell whose tiles are known: columns PLANNED_COLUMNS, as of a plan or of the ledger of a finished image."""
+    grid = download_grid(stack.grid, image.level, image.z_step)
+    usable = np.array([plane.usable for plane in stack.planes[:: image.z_step]])
+    z, y, x = image.shard_zyx
+    known, shard = tiles[list(PLANNED_COLUMNS)], (z, y, x)
+    return CellPlan(specimen_id, grid, image.level, image.z_step, known, usable, shard, tile_of(image), stack.bits // 8)
+
+
+def plan_inputs(image: ImageConfig, swc_origin: SwcOrigin, swc_sha256: str | None) -> dict[str, Any]:
+    """The options that decide a plan, and the skeleton where they need it: plans of one stack with equal inputs are equal."""
+    inputs: dict[str, Any] = {name: getattr(image, name) for name in ("level", "z_step", "tile_px", "shard_zyx")}
+    inputs["coverage"] = image.coverage.value
+    if image.coverage is not CoverageKind.full:
+        inputs |= {"swc": swc_sha256, "swc_origin": swc_origin.value}
+        names = ("margin_um",) if image.coverage is CoverageKind.box else ("radius_um", "background_share")
+        inputs |= {name: getattr(image, name) for name in names}
+    return inputs
 
 
 def _kinds(
@@ -318,10 +338,7 @@ def _kinds(
             TILE_KINDS.index("background") + 1
         )
     if not kinds.any():
-        raise GridError(
-            f"cell {specimen_id}: no part of the skeleton lies in the stack (downloaded grid {grid.shape_zyx}); "
-            "check the pixel size, the plane spacing and the frame of the SWC"
-        )
+        raise GridError(f"cell {specimen_id}: no part of the skeleton lies in the stack; {misfit(position_zyx_um, grid)}")
     return kinds
 
 

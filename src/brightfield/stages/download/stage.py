@@ -1,74 +1,96 @@
-"""Stage 2: the skeletons, and the pixels around them."""
+"""Stage 2: the skeletons, and the pixels around them.
+
+The work cache is asked before the source: a cell that is finished needs no plan, and a run that finds all of them asks the source nothing.
+"""
 
 from __future__ import annotations
 
-import os
+import functools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from brightfield.built.cells import selected_cells
-from brightfield.config.options import Config, CoverageKind, Scheduler, SourceKind
+from brightfield.config.options import Config, CoverageKind, OnFailure, Scheduler, SourceKind
 from brightfield.config.params import source_name
-from brightfield.core.cell import Cell
+from brightfield.core.cell import Cell, Stack
 from brightfield.core.errors import BrightfieldError, CellFailures
+from brightfield.core.files import link, sha256_file
 from brightfield.core.layout import IMAGES_DIR, SKELETONS_DIR, image_store, marker_file, skeleton_file
 from brightfield.core.schema import TILES
 from brightfield.core.skeleton import Skeleton, parse_swc, read_swc
-from brightfield.core.tables import write_table
+from brightfield.core.tables import read_table, write_table
+from brightfield.run.collect import PARTIAL, work_root
 from brightfield.run.engine import Engine, progress
-from brightfield.run.workcache import CellTask, WorkCache, work_root
+from brightfield.run.workcache import CellTask, Look, WorkCache
 from brightfield.sources.connect import Address, reachable
 from brightfield.sources.source import Source, interruptible
-from brightfield.stages.download.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, plan_cell
+from brightfield.stages.download.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, plan_cell, plan_inputs, plan_of_tiles
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 
-ALGORITHM = "1"
-"""Of what is fetched and how it is laid out. Raised by hand: an edit of the code must not fetch terabytes again."""
+ALGORITHM = "2"
+"""Of what is planned, fetched and how it is laid out. Raised by hand: an edit of the code must not fetch terabytes again."""
 
 PROJECTION_LEVEL = 5
 """Of the minimum projection that background tiles are chosen by: 3.7 um a pixel."""
+
+type AskAddress = Callable[[], Address]
+"""Gives the address of the source; the demo's mirror starts when it is first called."""
 
 
 def run(config: Config, root: Path) -> None:
     """Fetch what is missing; raises CellFailures at the end when cells failed, with all others finished."""
     cells = {cell.specimen_id: cell for cell in selected_cells(root)}
-    with reachable(config) as address:
-        failures = _fetch_skeletons(config, root, cells, address)
-        cells = {specimen_id: cell for specimen_id, cell in cells.items() if specimen_id not in failures and cell.stack is not None}
-        plans, unplanned = _plans(config, root, cells, address)
-        failures |= unplanned
-        failures |= _fetch_images(config, root, cells, plans, address)
-    if failures and not config.download.allow_missing:
-        raise CellFailures("download", failures, remedy="run again to retry only these, or set download.allow_missing=true to go without")
-    for specimen_id, reason in failures.items():
-        print(f"download: went without cell {specimen_id}: {reason}")
+    with _reachable_when_asked(config) as address:
+        skeletons = _skeleton_cache(config, root)
+        tasks = _skeleton_tasks(config, cells, address)
+        failures = _run(skeletons, tasks, config, label="skeletons")
+        swcs = {i: skeletons.place(i, tasks[i]) / skeleton_file(i) for i in cells if i not in failures and cells[i].stack is not None}
+        failures |= _fetch_images(config, root, {i: cells[i] for i in swcs}, swcs, address, failures)
+    if failures and config.download.on_failure is OnFailure.stop:
+        remedy = "run again to retry only these, or go on without them: brightfield config download.on_failure=exclude"
+        raise CellFailures("download", _named(failures, cells, config), remedy=remedy)
 
 
 def plan_of(config: Config, root: Path, cells: Sequence[Cell]) -> Plan:
     """What `run` would fetch of `cells`, before any pixel: asks the source only for what is not already here."""
     wanted = {cell.specimen_id: cell for cell in cells if cell.stack is not None}
-    with reachable(config) as address:
-        plans, failures = _plans(config, root, wanted, address)
-    cache = _image_cache(config, root)
-    there = {i for i, task in _image_tasks(config, root, wanted, plans, address).items() if cache.has(i, task)}
-    return replace(_capacity(config, root, plans, there), failures=failures)
+    with _reachable_when_asked(config) as address:
+        skeletons = _skeleton_cache(config, root)
+        tasks = _skeleton_tasks(config, wanted, address)
+        swcs = {i: skeletons.place(i, tasks[i]) / skeleton_file(i) for i in skeletons.look(tasks).there}
+        images = _image_cache(config, root)
+        there = images.look({i: _image_task(config, wanted[i], swc) for i, swc in swcs.items()}).there
+        plans, failures = _plans(config, {i: cell for i, cell in wanted.items() if i not in there}, swcs, address)
+    plans |= {i: _plan_found(config, wanted[i], directory) for i, directory in there.items()}
+    return replace(_capacity(config, root, plans, set(there)), failures=_named(failures, wanted, config))
+
+
+@contextmanager
+def _reachable_when_asked(config: Config) -> Iterator[AskAddress]:
+    with ExitStack() as stack:
+        yield functools.cache(lambda: stack.enter_context(reachable(config)))
 
 
 # -------------------------------------------------------------------------------------------------------------- skeletons
 
 
-def _fetch_skeletons(config: Config, root: Path, cells: Mapping[int, Cell], address: Address) -> dict[int, str]:
-    cache = WorkCache(root, "skeletons", (SKELETONS_DIR,), config.compute.work_dir, algorithm=ALGORITHM)
+def _skeleton_cache(config: Config, root: Path) -> WorkCache:
+    return WorkCache(root, "skeletons", (SKELETONS_DIR,), config.compute.work_dir, algorithm="1")
+
+
+def _skeleton_tasks(config: Config, cells: Mapping[int, Cell], address: AskAddress) -> dict[int, CellTask]:
     name = source_name(config.source)
-    tasks = {
-        i: CellTask({"source": name, "swc": [cell.swc_file_id, cell.swc_url], "marker": cell.marker_url}, fetch_files, (cell, address))
-        for i, cell in cells.items()
-    }
-    return _run(cache, tasks, _engine(config, "skeletons"))
+    keys = {i: {"source": name, "swc": [cell.swc_file_id, cell.swc_url], "marker": cell.marker_url} for i, cell in cells.items()}
+    return {i: CellTask(keys[i], fetch_files, functools.partial(_cell_at, cell, address)) for i, cell in cells.items()}
+
+
+def _cell_at(cell: Cell, address: AskAddress) -> tuple[Cell, Address]:
+    return cell, address()
 
 
 def fetch_files(root: Path, cell: Cell, address: Address) -> None:
@@ -82,16 +104,15 @@ def fetch_files(root: Path, cell: Cell, address: Address) -> None:
             (root / marker_file(cell.specimen_id)).write_bytes(source.file(cell.marker_url))
 
 
-def _skeleton(cell: Cell, source: Source, root: Path) -> Skeleton:
-    path = root / skeleton_file(cell.specimen_id)
-    return read_swc(path) if path.is_file() else parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}")
-
-
 # ------------------------------------------------------------------------------------------------------------------- plan
 
 
-def _plans(config: Config, root: Path, cells: Mapping[int, Cell], address: Address) -> tuple[dict[int, CellPlan], dict[int, str]]:
-    """The plans of the cells, and why there is none of the others."""
+def _plans(
+    config: Config, cells: Mapping[int, Cell], swcs: Mapping[int, Path], address: AskAddress
+) -> tuple[dict[int, CellPlan], dict[int, str]]:
+    """The plans of the cells, and why there is none of the others. swcs: the skeletons that are here already."""
+    if not cells:
+        return {}, {}
     image, origin = config.image, config.source.swc_origin
     wants_projection = image.coverage is CoverageKind.skeleton and image.background_share > 0
     failures: dict[int, str] = {}
@@ -99,14 +120,23 @@ def _plans(config: Config, root: Path, cells: Mapping[int, Cell], address: Addre
     def plan_one(cell: Cell) -> CellPlan | None:
         try:
             projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
-            return plan_cell(cell, _skeleton(cell, source, root), image, projection, swc_origin=origin)
+            return plan_cell(cell, _skeleton(cell, source, swcs.get(cell.specimen_id)), image, projection, swc_origin=origin)
         except BrightfieldError as error:
             failures[cell.specimen_id] = f"it cannot be planned: {error}"
             return None
 
-    with address.connect() as source, ThreadPoolExecutor(config.compute.connections) as pool, interruptible(source):
+    with address().connect() as source, ThreadPoolExecutor(config.compute.connections) as pool, interruptible(source):
         plans = dict(zip(cells, pool.map(plan_one, cells.values()), strict=True))
     return {i: found for i, found in plans.items() if found is not None}, dict(sorted(failures.items()))
+
+
+def _skeleton(cell: Cell, source: Source, swc: Path | None) -> Skeleton:
+    return read_swc(swc) if swc is not None else parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}")
+
+
+def _plan_found(config: Config, cell: Cell, directory: Path) -> CellPlan:
+    """The plan of a finished image, from its ledger."""
+    return plan_of_tiles(cell.specimen_id, _stack(cell), read_table(TILES, directory), config.image)
 
 
 def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: set[int]) -> Plan:
@@ -119,53 +149,62 @@ def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: 
 # ----------------------------------------------------------------------------------------------------------------- pixels
 
 
-def _fetch_images(config: Config, root: Path, cells: Mapping[int, Cell], plans: Mapping[int, CellPlan], address: Address) -> dict[int, str]:
+def _fetch_images(
+    config: Config, root: Path, cells: Mapping[int, Cell], swcs: Mapping[int, Path], address: AskAddress, failed: Mapping[int, str]
+) -> dict[int, str]:
+    """Fetch the images that are missing; failed: cells without a skeleton, which count among those that fail here."""
     cache = _image_cache(config, root)
-    tasks = _image_tasks(config, root, cells, plans, address)
-    there = {i for i, task in tasks.items() if cache.has(i, task)}
-    todo = _capacity(config, root, plans, there)
-    todo.check_capacity()
-    with progress(todo.totals["bytes_todo"], "images", "B") as advance:
-        tasks = _image_tasks(config, root, cells, plans, address, advance if config.compute.scheduler == Scheduler.local else None)
-        failures = _run(cache, tasks, _engine(config, "images"))
-    for specimen_id in tasks.keys() - failures.keys():
-        shutil.rmtree(_partial(_partials(config, root), plans[specimen_id]), ignore_errors=True)
+    tasks = {i: _image_task(config, cell, swcs[i]) for i, cell in cells.items()}
+    look = cache.look(tasks)
+    plans, unplanned = _plans(config, {i: cells[i] for i in look.missing}, swcs, address)
+    planned = {i: task for i, task in tasks.items() if i not in unplanned}
+    partials = {i: work_root(root, config.compute.work_dir) / PARTIAL / f"{i}-{cache.place(i, tasks[i]).name[:16]}" for i in plans}
+    with progress(_bytes_to_fetch(config, root, cells, plans, look), "images", "B") as advance:
+        told = advance if config.compute.scheduler == Scheduler.local else None
+        for i, plan in plans.items():
+            planned[i] = replace(tasks[i], args=(cells[i], plan, address(), partials[i], _options(config, cells[i]), told))
+        failures = _run(cache, planned, config, label="images", failed={**failed, **unplanned}, look=look)
+    for i in plans.keys() - failures.keys():
+        shutil.rmtree(partials[i], ignore_errors=True)
     return failures
 
 
-def _partials(config: Config, root: Path) -> Path:
-    return work_root(root, config.compute.work_dir) / "partial"
+def _bytes_to_fetch(config: Config, root: Path, cells: Mapping[int, Cell], plans: Mapping[int, CellPlan], look: Look) -> int:
+    """Pixels still to come. Raises CapacityError where they, with what is here, are more than the limit or than the disk can hold."""
+    if not plans:
+        return 0
+    found = {i: _plan_found(config, cells[i], directory) for i, directory in look.there.items()}
+    todo = _capacity(config, root, {**plans, **found}, set(found))
+    todo.check_capacity()
+    n_bytes: int = todo.totals["bytes_todo"]
+    return n_bytes
 
 
 def _image_cache(config: Config, root: Path) -> WorkCache:
     return WorkCache(root, "download", (IMAGES_DIR, TILES), config.compute.work_dir, algorithm=ALGORITHM)
 
 
-def _image_tasks(
-    config: Config,
-    root: Path,
-    cells: Mapping[int, Cell],
-    plans: Mapping[int, CellPlan],
-    address: Address,
-    advance: Callable[[int], object] | None = None,
-) -> dict[int, CellTask]:
-    return {i: _image_task(config, cells[i], plan, address, _partials(config, root), advance) for i, plan in plans.items()}
+def _image_task(config: Config, cell: Cell, swc: Path) -> CellTask:
+    """The work of one cell by what decides it; what it takes to do it is added where it must be done."""
+    stack = _stack(cell)
+    planes = [(p.sub_image_id, p.section_number, p.usable, p.reason) for p in stack.planes]
+    facts = [stack.width_px, stack.height_px, stack.pixel_um, stack.plane_um, stack.bits, stack.projection_id]
+    plan = plan_inputs(config.image, config.source.swc_origin, sha256_file(swc))
+    return CellTask({"plan": plan, "stack": facts, "planes": planes, **_options(config, cell)}, fetch_image)
 
 
-def _image_task(
-    config: Config, cell: Cell, plan: CellPlan, address: Address, partial: Path, advance: Callable[[int], object] | None
-) -> CellTask:
+def _options(config: Config, cell: Cell) -> dict[str, Any]:
+    """How the image is written."""
     z, y, x = config.image.chunk_zyx
-    attributes = {"specimen_id": cell.specimen_id, "source": source_name(config.source), "image_series_id": _series(cell)}
-    attributes |= {"level": plan.level, "z_step": plan.z_step, "jpeg_quality": config.image.quality}
-    options = {"chunk_zyx": (z, y, x), "attributes": attributes, "allow_missing": config.download.allow_missing}
-    planes = [] if cell.stack is None else [(p.sub_image_id, p.section_number, p.usable, p.reason) for p in cell.stack.planes]
-    key = {"plan": plan.digest, "planes": planes, **options}
-    return CellTask(key, fetch_image, (cell, plan, address, partial, options, advance))
+    attributes = {"specimen_id": cell.specimen_id, "source": source_name(config.source), "image_series_id": _stack(cell).image_series_id}
+    attributes |= {"level": config.image.level, "z_step": config.image.z_step, "jpeg_quality": config.image.quality}
+    return {"chunk_zyx": (z, y, x), "attributes": attributes, "allow_missing": config.download.allow_missing}
 
 
-def _series(cell: Cell) -> int | None:
-    return None if cell.stack is None else cell.stack.image_series_id
+def _stack(cell: Cell) -> Stack:
+    if cell.stack is None:
+        raise ValueError(f"cell {cell.specimen_id} has no stack: it is never asked for pixels")
+    return cell.stack
 
 
 def fetch_image(
@@ -181,31 +220,50 @@ def fetch_image(
 
     The image is linked and not moved, so that it is there until the work cache has published the cell.
     """
-    directory = _partial(partial, plan)
     with address.connect() as source:
-        ledger = download_cell(cell, plan, source, directory, connections=address.compute.connections, progress=advance, **options)
-    shutil.copytree(directory / IMAGE_NAME, root / image_store(cell.specimen_id), copy_function=os.link)
+        ledger = download_cell(cell, plan, source, partial, connections=address.compute.connections, progress=advance, **options)
+    shutil.copytree(partial / IMAGE_NAME, root / image_store(cell.specimen_id), copy_function=_link)
     write_table(TILES, ledger, root)
 
 
-def _partial(partial: Path, plan: CellPlan) -> Path:
-    return partial / f"{plan.specimen_id}-{plan.digest[:16]}"
+def _link(source: str, target: str) -> None:
+    link(Path(source), target)
 
 
 # ---------------------------------------------------------------------------------------------------------------- running
 
 
-def _engine(config: Config, label: str) -> Engine:
-    """Locally one process whose threads share the connections and their limits; on a cluster, workers that divide them."""
-    is_local = config.compute.scheduler == Scheduler.local
-    return Engine(replace(config.compute, workers=1) if is_local else config.compute, label)
+def _run(
+    cache: WorkCache,
+    tasks: Mapping[int, CellTask],
+    config: Config,
+    *,
+    label: str,
+    failed: Mapping[int, str] | None = None,
+    look: Look | None = None,
+) -> dict[int, str]:
+    """Run a cache's tasks; returns the failures. Raises CellFailures where the dataset may go without cells, but not without all.
 
-
-def _run(cache: WorkCache, tasks: Mapping[int, CellTask], engine: Engine) -> dict[int, str]:
-    """Run a cache's tasks; returns the failures."""
+    Locally one process whose threads share the connections and their limits; on a cluster, workers that divide them.
+    """
+    is_local = config.compute.scheduler is Scheduler.local
+    engine = Engine(replace(config.compute, workers=1) if is_local else config.compute, label)
     try:
-        done = cache.run(tasks, engine.map)
+        done = cache.run(tasks, engine.map, on_failure=config.download.on_failure, failed=failed, look=look)
     except CellFailures as failures:
+        if config.download.on_failure is OnFailure.exclude:
+            raise
         return failures.reasons
     print(f"{cache.stage}: {done}")
-    return {}
+    return done.failures
+
+
+def _named(failures: Mapping[int, str], cells: Mapping[int, Cell], config: Config) -> dict[int, str]:
+    """Failures of own cells with the directory they are in: their numbers may be made from it."""
+    if config.source.kind not in (SourceKind.folder, SourceKind.challenge):
+        return dict(failures)
+    return {i: f"{_directory(cells[i])}: {reason}" if i in cells else reason for i, reason in failures.items()}
+
+
+def _directory(cell: Cell) -> str:
+    return str(cell.swc_url or cell.name).rpartition("/")[0] or cell.name

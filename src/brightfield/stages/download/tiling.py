@@ -145,3 +145,15 @@ def _hash(specimen_id: int, shape: Shape) -> NDArray[np.uint64]:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)
     return mixed
+
+
+def misfit(position_zyx_um: NDArray[np.float64], grid: Grid) -> str:
+    """Where skeleton and stack are, and what to check."""
+    low, high = position_zyx_um.min(axis=0), position_zyx_um.max(axis=0)
+    spans = ", ".join(f"{axis} {a:.0f} to {b:.0f}" for axis, a, b in zip("zyx", low, high, strict=True))
+    stack = ", ".join(f"{axis} 0 to {n * edge:.0f}" for axis, n, edge in zip("zyx", grid.shape_zyx, grid.voxel_size_zyx_um, strict=True))
+    scale = " x ".join(f"{edge:g}" for edge in grid.voxel_size_zyx_um)
+    return (
+        f"it spans {spans} um, the stack {stack} um at {scale} um a downloaded voxel (z, y, x); "
+        "check the image's pixel size and plane spacing, and the frame and unit of the SWC"
+    )

@@ -19,6 +19,7 @@ from brightfield.config.params import section_digest
 from brightfield.core.codes import Finding, Severity, Split
 from brightfield.core.errors import BrightfieldError, TableError
 from brightfield.core.files import sha256_file
+from brightfield.core.keys import BEFORE_SPLIT, read_failures
 from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, EXPORTS_DIR, IMAGES_DIR, LABELS_DIR, PARAMS_FILE, SKELETONS_DIR
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, FINDINGS, LABEL_STATS, SPLITS, TABLES, Table
 from brightfield.core.tables import read_table
@@ -165,7 +166,8 @@ def check_leaks(dataset: Dataset) -> Iterator[Finding]:
         yield error_of("splits", leak)
     known = dataset.manifest[dataset.manifest["skeleton_sha256"].notna()]
     hashes = dict(zip(known["specimen_id"].tolist(), known["skeleton_sha256"].tolist(), strict=True))
-    expected = assign(dataset.cells, dataset.config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, dataset.root))
+    alignment, failures = read_table(ALIGNMENT_CELLS, dataset.root), read_failures(dataset.root, BEFORE_SPLIT)
+    expected = assign(dataset.cells, dataset.config.split, swc_sha256=hashes, alignment=alignment, failures=failures)
     both = dataset.splits.merge(expected, on="specimen_id", suffixes=("", "_expected"), how="outer")
     moved = both[(both["split"] != both["split_expected"]) | (both["fold"].fillna(-1) != both["fold_expected"].fillna(-1))]
     for row in moved.to_dict("records"):

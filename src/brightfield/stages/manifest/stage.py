@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from brightfield.config.params import section_digest, source_name
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Split
 from brightfield.core.files import write_json
-from brightfield.core.layout import CHECKS_FILE, EXPORTS_DIR, keys_file
+from brightfield.core.keys import BEFORE_SPLIT, read_failures, read_keys
+from brightfield.core.layout import CHECKS_FILE, EXPORTS_DIR
 from brightfield.core.schema import MANIFEST, NODES, PATCHES, SPLITS
 from brightfield.core.tables import read_table, write_table
 from brightfield.run.engine import Engine
@@ -27,13 +27,13 @@ from brightfield.stages.manifest.patches import sample, voxels_of
 from brightfield.stages.manifest.table import build_manifest
 
 DECIDING = ("patches", "labels.r_min_um", "labels.face_planes", "align.stretch_um", "source.swc_origin", "image.level", "image.z_step")
-EARLIER = ("skeletons", "download", "rasterize", "align")
 
 
 def run(config: Config, root: Path) -> None:
     """Write nodes, patches, manifest, card and Croissant; raises CheckError naming every ERROR that the checks find."""
     cache = WorkCache(root, "manifest", (NODES, PATCHES, EXPORTS_DIR), config.compute.work_dir)
-    print(f"manifest: {cache.run(_tasks(config, root), Engine(config.compute, 'patches').map)}")
+    done = cache.run(_tasks(config, root), Engine(config.compute, "patches").map, on_failure=config.download.on_failure)
+    print(f"manifest: {done}")
     write_table(MANIFEST, build_manifest(root, config, source_url=source_name(config.source)), root)
     write_card(root, config)
     write_croissant(root, config)
@@ -45,14 +45,14 @@ def run(config: Config, root: Path) -> None:
 
 def _tasks(config: Config, root: Path) -> dict[int, CellTask]:
     splits = {row["specimen_id"]: row for row in read_table(SPLITS, root).to_dict("records")}
-    keys = {stage: json.loads((root / keys_file(stage)).read_text()) for stage in EARLIER}
+    keys, failed = {stage: read_keys(root, stage) for stage in BEFORE_SPLIT}, read_failures(root, BEFORE_SPLIT)
     options = section_digest(config, DECIDING)
     tasks = {}
-    for built in built_cells(root.resolve(), config):
+    for built in (cell for cell in built_cells(root.resolve(), config) if cell.specimen_id not in failed):
         specimen_id = built.specimen_id
         split, fold = splits[specimen_id]["split"], splits[specimen_id]["fold"]
         fold = None if pd.isna(fold) else int(fold)
-        inputs = [keys[stage].get(str(specimen_id)) for stage in EARLIER]
+        inputs = [keys[stage].get(specimen_id) for stage in BEFORE_SPLIT]
         key = {"options": options, "inputs": inputs, "split": split, "fold": fold}
         tasks[specimen_id] = CellTask(key, describe_cell, (built.root, built.cell, config, split, fold))
     return tasks

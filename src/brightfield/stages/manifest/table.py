@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from brightfield.config.options import Config, SourceKind
 from brightfield.config.params import section_digest
-from brightfield.core.codes import LABEL_NAMES
+from brightfield.core.codes import LABEL_NAMES, Split
 from brightfield.core.errors import TableError
 from brightfield.core.files import sha256_file
+from brightfield.core.keys import read_failures
 from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, CITATION, LABEL_STATS, LICENSE_NAME, LICENSE_URL, MANIFEST, SPLITS, TILES
 from brightfield.core.skeleton import read_swc
@@ -100,6 +101,8 @@ def build_manifest(root: Path, config: Config, *, source_url: str) -> pd.DataFra
     if frame["split"].isna().any():
         lost = frame.loc[frame["split"].isna(), "specimen_id"].tolist()
         raise TableError(f"cells {lost} have no split; run the split stage again", path=root / SPLITS.path)
+    for specimen_id, reason in read_failures(root, ("manifest",)).items():
+        frame.loc[frame["specimen_id"] == specimen_id, ["split", "fold", "reason"]] = [Split.EXCLUDED.value, None, reason]
     for part in (_alignment(root), _label_stats(root), _tile_sums(root), _files(root, frame["specimen_id"].tolist())):
         frame = frame.merge(part, on="specimen_id", how="left")
     known = terms(config)

@@ -39,10 +39,12 @@ def survey(source: Source, wanted: SourceConfig, image: ImageConfig) -> tuple[pd
 def select(cells: Sequence[Cell], wanted: SourceConfig, image: ImageConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cells and planes tables (`schema.CELLS`: every cell, with `selected` and `reason`; `schema.PLANES`: planes of selected cells).
 
-    Raises ConfigError when `source.specimen_ids` names a cell that the source does not know.
+    Raises ConfigError when `source.specimen_ids` or `source.exclude_ids` names a cell that the source does not know.
     """
-    if unknown := sorted(set(wanted.specimen_ids) - {cell.specimen_id for cell in cells}):
-        raise ConfigError(f"source.specimen_ids: the source knows no cell {', '.join(map(str, unknown))}; correct or remove it")
+    known = {cell.specimen_id for cell in cells}
+    for key, ids in (("specimen_ids", wanted.specimen_ids), ("exclude_ids", wanted.exclude_ids)):
+        if unknown := sorted(set(ids) - known):
+            raise ConfigError(f"source.{key}: the source knows no cell {', '.join(map(str, unknown))}; correct or remove it")
     reasons = {cell.specimen_id: _outside(cell, wanted) or _incomplete(cell, wanted) for cell in cells}
     taken = [cell for cell in cells if reasons[cell.specimen_id] is None]
     return (
@@ -67,7 +69,8 @@ def reselect(cells: pd.DataFrame, planes: pd.DataFrame, wanted: SourceConfig, im
     return select(known, wanted, image)
 
 
-_UNNAMED, _SPECIES, _UNTRACED, _TRACED_AS = _OUTSIDE = (
+_REFUSED, _UNNAMED, _SPECIES, _UNTRACED, _TRACED_AS = _OUTSIDE = (
+    "in source.exclude_ids",
     "not in source.specimen_ids",
     "species is",
     "no reconstruction",
@@ -75,8 +78,35 @@ _UNNAMED, _SPECIES, _UNTRACED, _TRACED_AS = _OUTSIDE = (
 )
 
 
+_REMEDIES = {
+    _REFUSED: "take its id out of source.exclude_ids to take it",
+    _UNNAMED: "source.specimen_ids=[] takes all that match",
+    _SPECIES: "source.species names the species; '' takes any",
+    _UNTRACED: "there is nothing to draw labels from",
+    _TRACED_AS: "source.reconstruction_types names the types that are taken",
+    "no SWC file": "the source has to add it",
+    "no image stack": "source.require_images=false takes cells without images",
+}
+_MOST_REASONS = 12
+
+
+def left_out(cells: pd.DataFrame) -> list[str]:
+    """Why cells of the cells table are not taken: a line for each reason, the most frequent first, with what to do about it."""
+    counts = cells.loc[~cells["selected"], "reason"].value_counts()
+    lines = [f"  {n} x {reason}{_remedy(str(reason))}" for reason, n in counts.items()]
+    more = [f"  and {len(lines) - _MOST_REASONS} more reasons: column `reason` of {CELLS.path}"] if len(lines) > _MOST_REASONS else []
+    return [*lines[:_MOST_REASONS], *more]
+
+
+def _remedy(reason: str) -> str:
+    """What to do about a reason; those that a source gives say it themselves."""
+    return next((f" -> {remedy}" for start, remedy in _REMEDIES.items() if reason.startswith(start)), "")
+
+
 def _outside(cell: Cell, wanted: SourceConfig) -> str | None:
     """Why a cell is not asked for, judged by what the source says of all cells."""
+    if cell.specimen_id in wanted.exclude_ids:
+        return _REFUSED
     if wanted.specimen_ids and cell.specimen_id not in wanted.specimen_ids:
         return _UNNAMED
     if wanted.species and cell.species.lower() != wanted.species.lower():

@@ -11,7 +11,7 @@ from brightfield.core.layout import SNAPSHOT_DIR
 from brightfield.core.schema import CELLS, PLANES
 from brightfield.core.tables import read_table, write_table
 from brightfield.sources.connect import reachable
-from brightfield.stages.query.selection import drift, reselect, survey
+from brightfield.stages.query.selection import drift, left_out, reselect, survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def run(config: Config, root: Path) -> None:
     refuse_nothing(cells)
     write_table(CELLS, cells, root)
     write_table(PLANES, planes, root)
-    print(f"query: {int(cells['selected'].sum())} of {len(cells)} cells selected")
+    print("\n".join([f"query: {int(cells['selected'].sum())} of {len(cells)} cells selected", *left_out(cells)]))
 
 
 def refuse_nothing(cells: pd.DataFrame) -> None:
@@ -37,12 +37,16 @@ def refresh(config: Config, root: Path, *, write: bool) -> str:
     """Ask the source again and tell what changed since the snapshot (or, without one, since the last build); `write` takes the answer."""
     cells, planes = ask(config)
     known = root / SNAPSHOT_DIR if _has_snapshot(root) else root
-    told = str(drift(read_table(CELLS, known), cells)) if (known / CELLS.path).is_file() else f"{len(cells)} cells, nothing to compare with"
+    before = read_table(CELLS, known) if (known / CELLS.path).is_file() else None
+    told = f"{len(cells)} cells, nothing to compare with" if before is None else str(drift(before, cells))
+    lines = [told, f"selected: {int(cells['selected'].sum())} of {len(cells)} cells; left out:", *left_out(cells)]
     if write:
         write_table(CELLS, cells, root / SNAPSHOT_DIR)
         write_table(PLANES, planes, root / SNAPSHOT_DIR)
-        return f"{told}\nwrote {SNAPSHOT_DIR}/; commit it, then run `dvc repro`"
-    return told
+        return "\n".join(
+            [*lines, f"wrote {SNAPSHOT_DIR}/; next: git add {SNAPSHOT_DIR} && git commit -m 'Snapshot of the source' && dvc repro"]
+        )
+    return "\n".join([*lines, "next: brightfield refresh --write"])
 
 
 def ask(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -24,7 +24,8 @@ def run(config: Config, root: Path) -> None:
     """Write the label stores, their statistics and what was noticed."""
     cache = WorkCache(root, "rasterize", (LABELS_DIR, LABEL_STATS, FINDINGS), config.compute.work_dir)
     tasks = {built.specimen_id: _task(built) for built in built_cells(root.resolve(), config)}
-    print(f"rasterize: {cache.run(tasks, Engine(config.compute, 'labels').map)}")
+    done = cache.run(tasks, Engine(config.compute, "labels").map, on_failure=config.download.on_failure)
+    print(f"rasterize: {done}")
 
 
 def _task(built: BuiltCell) -> CellTask:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from brightfield.config.options import Config
+from brightfield.core.keys import BEFORE_SPLIT, read_failures
 from brightfield.core.layout import skeleton_file
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, SPLITS
 from brightfield.core.tables import read_table, write_table
@@ -19,7 +20,8 @@ def run(config: Config, root: Path) -> None:
     hashes = {
         i: _sha256(root / skeleton_file(i)) for i in cells.loc[cells["selected"], "specimen_id"] if (root / skeleton_file(i)).is_file()
     }
-    splits = assign(cells, config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, root))
+    failures = read_failures(root, BEFORE_SPLIT)
+    splits = assign(cells, config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, root), failures=failures)
     write_table(SPLITS, splits, root)
     counts = splits["split"].value_counts().sort_index()
     print("split: " + ", ".join(f"{n} {side}" for side, n in counts.items()))
