@@ -115,7 +115,11 @@ def test_a_bad_override_is_told_in_words(root: Path, override: str, said: str) -
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("kind: semantic\nr_min_um: 010\n", "no leading zeros"), ("r_min_um: &x 0.2\nrim_um: *x\n", "aliases"), ("r_min_um: 1\nr_min_um: 2\n", "(?i)twice|duplicate")],
+    [
+        ("kind: semantic\nr_min_um: 010\n", "no leading zeros"),
+        ("r_min_um: &x 0.2\nrim_um: *x\n", "aliases"),
+        ("r_min_um: 1\nr_min_um: 2\n", "(?i)twice|duplicate"),
+    ],
 )
 def test_a_file_in_conf_is_read_as_strictly_as_params_yaml(root: Path, text: str, said: str) -> None:
     (root / "conf" / "labels" / "semantic.yaml").write_text(text)

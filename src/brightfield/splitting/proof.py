@@ -50,7 +50,13 @@ def prove(manifest: pd.DataFrame, rules: SplitConfig) -> Proof:
 
 
 def _leaks(taken: pd.DataFrame) -> Iterator[str]:
-    kinds = {"group_id": "group", "donor_id": "donor", "image_series_id": "image series", "skeleton_sha256": "skeleton (sha256)"}
+    kinds = {
+        "group_id": "group",
+        "group": "owner's group",
+        "donor_id": "donor",
+        "image_series_id": "image series",
+        "skeleton_sha256": "skeleton (sha256)",
+    }
     for column, kind in kinds.items():
         if column not in taken:
             continue
