@@ -6,13 +6,10 @@ from pathlib import Path
 
 from brightfield.built.cells import selected_cells
 from brightfield.config.options import Config
-from brightfield.config.params import load
 from brightfield.core.cell import Cell, cells_of
-from brightfield.core.layout import PARAMS_FILE
-from brightfield.core.schema import CELLS
 from brightfield.stages.download.plan import Plan
 from brightfield.stages.download.stage import plan_of
-from brightfield.stages.query.stage import ask, refuse_nothing
+from brightfield.stages.query.stage import answer, is_built, refuse_nothing
 
 
 def plan(config: Config, root: Path) -> Plan:
@@ -21,10 +18,9 @@ def plan(config: Config, root: Path) -> Plan:
 
 
 def _cells_to_plan(config: Config, root: Path) -> tuple[Cell, ...]:
-    """The cells of the built tables where they are of this source, else the source's own answer."""
-    built = (root / CELLS.path).is_file() and load(root / PARAMS_FILE).source == config.source
-    if built:
+    """The cells of the built tables where they are of this source and selection, else what a query would answer."""
+    if is_built(config, root):
         return selected_cells(root)
-    cells, planes = ask(config)
+    cells, planes = answer(config, root)
     refuse_nothing(cells)
     return cells_of(cells[cells["selected"]], planes)

@@ -220,11 +220,6 @@ def _image_rules(config: Config) -> Iterator[str]:
     tile = image.tile_px >> image.level
     if image.tile_px % (1 << image.level):
         yield f"image.tile_px = {image.tile_px} must be a multiple of 2^image.level = {1 << image.level}"
-    if any(edge % max(tile, 1) for edge in image.shard_zyx[1:]) and tile <= min(image.shard_zyx[1:]):
-        yield (
-            f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {tile} voxels (image.tile_px >> image.level); "
-            "make the shard's rows and columns multiples of that"
-        )
     if tile > min(image.shard_zyx[1:]):
         yield (
             f"a tile is larger than a shard: image.tile_px = {image.tile_px} is {tile} voxels at image.level = {image.level}, "
