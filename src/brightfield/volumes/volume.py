@@ -110,6 +110,22 @@ class Volume:
         return self.specs[0].dtype
 
     @property
+    def ndim(self) -> int:
+        """The number of axes: 3."""
+        return len(self.shape)
+
+    @property
+    def chunks(self) -> Shape:
+        """Shape (z, y, x) of a chunk of the finest level: what is read at once."""
+        return self.specs[0].chunk_zyx
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """The whole finest level, so that NumPy and others take a volume for an array. Raises ValueError for `copy=False`: it is read."""
+        if copy is False:
+            raise ValueError("a volume is on the disk, and becomes an array by being read: leave copy=False out")
+        return self.read() if dtype is None else self.read().astype(dtype, copy=False)
+
+    @property
     def grid(self) -> Grid:
         """Where the voxels of the finest level are, in micrometres."""
         return self.grids[0]
