@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from brightfield.core.codes import Split
 from brightfield.core.errors import ConfigError, TransferError
-from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, FILES_FILE, HUB_DIR, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
 from brightfield.core.schema import CELLS, MANIFEST, SPLITS
 from brightfield.core.yaml import read_yaml
 from brightfield.versions.diff import is_null, manifest_at
@@ -51,7 +51,7 @@ def _tables(root: Path) -> list[Path]:
     """Tracked files that are no volumes and no skeletons."""
     lock = read_yaml(root / "dvc.lock", "dvc.lock")
     outs = [Path(out["path"]) for stage in lock["stages"].values() for out in stage.get("outs", [])]
-    small = {MANIFEST.path, SPLITS.path, CELLS.path, CROISSANT_FILE, CARD_FILE}
+    small = {MANIFEST.path, SPLITS.path, CELLS.path, CROISSANT_FILE, CARD_FILE, FILES_FILE, HUB_DIR}
     return [path for path in outs if path in small or path.suffix == ".parquet"]
 
 
