@@ -146,7 +146,7 @@ def _compose(overrides: list[str], conf: Path) -> dict[str, Any]:
             composed = hydra_compose(config_name="config", overrides=overrides)
             OmegaConf.resolve(composed)
             values: dict[str, Any] = OmegaConf.to_container(composed, enum_to_str=True)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
         raise _explain(error, overrides, conf) from error
     return values
 
@@ -196,7 +196,7 @@ def _explain(error: Exception, overrides: list[str], conf: Path) -> ConfigError:
         cause = cause.__cause__ or cause.__context__
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-    except (HydraException, ValueError) as malformed:
+    except (HydraException, ValueError, RecursionError) as malformed:
         return ConfigError(f"an override is not of the form key=value: {_one_line(malformed)}")
     for override in parsed:
         problem = _problem(override, conf)
