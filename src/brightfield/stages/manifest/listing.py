@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from brightfield.built.dataset import Dataset
 from brightfield.core.codes import Finding
@@ -22,14 +21,11 @@ from brightfield.core.layout import (
     keys_file,
     swc_export_file,
 )
-from brightfield.core.schema import MANIFEST, TABLES
+from brightfield.core.schema import NODES, TABLES
 from brightfield.core.tables import read_table
 from brightfield.stages.manifest.findings import error_of
 from brightfield.stages.manifest.hub import hub_files
 from brightfield.stages.manifest.table import named_files
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KEYED = ("skeletons", "download", "align", "rasterize", "manifest")
 """Steps that record the keys of their cells."""
@@ -38,22 +34,21 @@ NOT_DATA = {".gitignore"}
 """Files below data/ that are in git."""
 
 
-def other_files(manifest: pd.DataFrame) -> list[Path]:
-    """The files of a dataset that its manifest does not name, save the list itself."""
-    built = manifest.loc[manifest["skeleton_path"].notna() & manifest["image_path"].notna(), "specimen_id"].tolist()
+def other_files(root: Path) -> list[Path]:
+    """The files of the dataset at `root` that its manifest does not name, save the list itself; cells that have nodes have exports."""
+    described = read_table(NODES, root, columns=["specimen_id"])["specimen_id"].unique().tolist()
     return [
         *(table.path for table in TABLES),
         *(CARD_FILE, CROISSANT_FILE, CHECKS_FILE, SOURCE_KEY_FILE),
         *map(keys_file, KEYED),
-        *(swc_export_file(specimen_id, unit) for specimen_id, unit in product(built, SWC_UNITS)),
+        *(swc_export_file(specimen_id, unit) for specimen_id, unit in product(described, SWC_UNITS)),
         *hub_files(),
     ]
 
 
 def write_listing(root: Path) -> Path:
     """Write the list, with the sha256 of every file that it names; the last file of a build."""
-    files = other_files(read_table(MANIFEST, root))
-    return write_json(root / FILES_FILE, {path.as_posix(): sha256_file(root / path) for path in files})
+    return write_json(root / FILES_FILE, {path.as_posix(): sha256_file(root / path) for path in other_files(root)})
 
 
 def check_files(dataset: Dataset) -> Iterator[Finding]:
@@ -73,7 +68,7 @@ def check_files(dataset: Dataset) -> Iterator[Finding]:
             yield error_of("files", f"{name} is not there", remedy=f"fetch it with `dvc pull {name}`")
         elif sha256_file(target) != expected:
             yield error_of("files", f"{name} does not have the bytes that {FILES_FILE} says")
-    for file in other_files(dataset.manifest):
+    for file in other_files(dataset.root):
         if file.as_posix() not in listed:
             yield error_of("files", f"{file} is not in {FILES_FILE}")
 
@@ -82,7 +77,7 @@ def check_orphans(dataset: Dataset) -> Iterator[Finding]:
     """Nothing lies among the data that neither the manifest nor the list names."""
     named = {path for _, _, path, _ in named_files(dataset.manifest)}
     stores = {path for path in named if path.endswith(".zarr")}
-    known = named | {path.as_posix() for path in other_files(dataset.manifest)} | {FILES_FILE.as_posix()}
+    known = named | {path.as_posix() for path in other_files(dataset.root)} | {FILES_FILE.as_posix()}
     for path in _unnamed(dataset.root / DATA_DIR, dataset.root, stores, known):
         yield error_of("orphans", f"{path} is named by no table", remedy="remove it, or keep it outside of data/")
 
