@@ -8,19 +8,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask.array as da
 import fsspec
 import numpy as np
+import pandas as pd
 import pytest
 import s3fs
 import sshfs
 
 import brightfield
 from brightfield.core.codes import Label, Reason
-from brightfield.core.errors import SourceError, StackError, TableError, TransferError
+from brightfield.core.errors import ConfigError, SourceError, StackError, TableError, TransferError
 from brightfield.core.layout import REASON_GROUP, image_store, label_store
 from brightfield.core.schema import MANIFEST
 from brightfield.core.space import Grid
-from brightfield.core.tables import frame_of, write_table
+from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.testing.dataset import table_row
 from brightfield.volumes import ranges, remote
 from brightfield.volumes.volume import create_volume
@@ -53,6 +55,40 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dataset")
     build(root, 7, 8)
     return root
+
+
+def test_the_cells_of_a_side_are_those_that_can_be_opened(tmp_path: Path) -> None:
+    build(tmp_path, 7, 8, 9)
+    rows = read_table(MANIFEST, tmp_path).assign(split=["train", "val", "excluded"], reason=[None, None, "no image stack"])
+    lost = frame_of(MANIFEST, [table_row(MANIFEST, specimen_id=i, split=side) for i, side in ((10, "train"), (11, "test"))])
+    never = frame_of(MANIFEST, [table_row(MANIFEST, specimen_id=12, split="excluded", reason="species is Homo Sapiens")])
+    write_table(MANIFEST, pd.concat([rows, lost, never]), tmp_path)
+    assert [cell.specimen_id for cell in brightfield.cells(root=tmp_path)] == [7, 8]
+    assert [cell.specimen_id for cell in brightfield.cells("train", tmp_path)] == [7]
+    assert all(cell.image.shape == GRIDS[0].shape_zyx for cell in brightfield.cells(root=tmp_path))
+    with pytest.raises(StackError, match=r"none of 1 cells is here; fetch them with `brightfield pull split=test`"):
+        brightfield.cells("test", tmp_path)
+    with pytest.raises(ConfigError, match="one of train, val, test"):
+        brightfield.cells("excluded", tmp_path)
+    with pytest.raises(StackError, match=r"cell 12 is excluded \(species is Homo Sapiens\).*brightfield\.cells\(\)"):
+        brightfield.open_cell(12, tmp_path)
+    with pytest.raises(StackError, match=r"the manifest has no cell 13"):
+        brightfield.open_cell(13, tmp_path)
+    with pytest.raises(StackError, match=r"cell 10 is not here; fetch it with `dvc pull"):
+        brightfield.open_cell(10, tmp_path)
+
+
+def test_a_volume_is_an_array_for_others(dataset: Path) -> None:
+    image = brightfield.open_cell(7, dataset).image
+    whole = np.asarray(image)
+    np.testing.assert_array_equal(whole, pixels(7))
+    assert (image.ndim, image.shape, image.dtype, image.chunks) == (3, whole.shape, whole.dtype, (8, 64, 64))
+    assert np.asarray(image, dtype=np.float32).dtype == np.float32
+    assert np.mean(image) == whole.mean()
+    with pytest.raises(ValueError, match="copy=False"):
+        np.array(image, copy=False)
+    lazy = da.from_array(image, chunks=image.chunks)
+    np.testing.assert_array_equal(lazy[2, 100:300, :200].compute(scheduler="sync"), whole[2, 100:300, :200])
 
 
 @pytest.fixture(scope="module")

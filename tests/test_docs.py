@@ -37,7 +37,8 @@ def test_the_readme_opens_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     make_dataset(tmp_path)
     monkeypatch.chdir(tmp_path)
     names = run_first_python_block("README.md")
-    assert names["cell"].specimen_id in set(names["train"]["specimen_id"])
+    manifest = names["manifest"]
+    assert names["cell"].specimen_id in set(manifest.loc[manifest["split"] == "train", "specimen_id"])
     assert names["cell"].image[8:10, 20:30, 40:50].any()
 
 

@@ -13,18 +13,19 @@ from brightfield.core.version import __version__
 if TYPE_CHECKING:
     from brightfield.core.skeleton import read_swc
     from brightfield.core.space import Grid
-    from brightfield.dataset import CellData, manifest, open_cell
+    from brightfield.dataset import CellData, cells, manifest, open_cell
     from brightfield.raster.voxels import rasterize
 
 _HOMES = {
     "CellData": "dataset",
     "Grid": "core.space",
+    "cells": "dataset",
     "manifest": "dataset",
     "open_cell": "dataset",
     "rasterize": "raster.voxels",
     "read_swc": "core.skeleton",
 }
-__all__ = ["CellData", "Grid", "__version__", "manifest", "open_cell", "rasterize", "read_swc"]
+__all__ = ["CellData", "Grid", "__version__", "cells", "manifest", "open_cell", "rasterize", "read_swc"]
 
 
 def __getattr__(name: str) -> Any:

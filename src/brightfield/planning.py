@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brightfield.config.options import Config
-from brightfield.config.params import load
 from brightfield.core.cell import cells_of
-from brightfield.core.layout import PARAMS_FILE
 from brightfield.core.schema import CELLS, PLANES
 from brightfield.core.tables import read_table
 from brightfield.stages.download.plan import Plan
 from brightfield.stages.download.stage import plan_of
 from brightfield.stages.query.selection import left_out
-from brightfield.stages.query.stage import ask, refuse_nothing
+from brightfield.stages.query.stage import answer, is_built, refuse_nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +28,5 @@ def plan(config: Config, root: Path) -> Plan:
 
 
 def _tables(config: Config, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The built tables where they are of this source, else the source's own answer."""
-    if (root / CELLS.path).is_file() and load(root / PARAMS_FILE).source == config.source:
-        return read_table(CELLS, root), read_table(PLANES, root)
-    return ask(config)
+    """The built tables where they are of this source and selection, else what a query would answer."""
+    return (read_table(CELLS, root), read_table(PLANES, root)) if is_built(config, root) else answer(config, root)

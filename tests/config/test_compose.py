@@ -17,6 +17,7 @@ from brightfield.config.compose import assignment, check, compose, dump, require
 from brightfield.config.params import load, plain
 from brightfield.config.validate import validate
 from brightfield.core.errors import ConfigError
+from brightfield.core.yaml import parse_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 ALLEN = ["source=allen", "source.accept_terms=true"]
@@ -43,13 +44,14 @@ def test_overrides_are_taken_as_users_write_them(root: Path) -> None:
 )
 def test_every_choice_of_every_group_composes(path: Path) -> None:
     needed = {
-        "allen": ["source.accept_terms=true"],
-        "challenge": ["source.accept_terms=true", "source.path=x"],
-        "folder": ["source.path=x"],
-        "ood_line": ["split.hold_out_line=x"],
-        "species": ["split.hold_out_species=x"],
+        "source=allen": ["source.accept_terms=true"],
+        "source=challenge": ["source.accept_terms=true", "source.path=x"],
+        "source=folder": ["source.path=x"],
+        "split=ood_line": ["split.hold_out_line=x"],
+        "split=species": ["split.hold_out_species=x"],
     }
-    composed = plain(compose([f"{path.parent.name}={path.stem}", *needed.get(path.stem, [])], REPOSITORY))
+    choice = f"{path.parent.name}={path.stem}"
+    composed = plain(compose([choice, *needed.get(choice, [])], REPOSITORY))
     chosen = yaml.safe_load(path.read_text()) or {}
     chosen.pop("defaults", None)
     for group, values in chosen.items() if "@package _global_" in path.read_text() else [(path.parent.name, chosen)]:
@@ -78,9 +80,9 @@ def test_a_recorded_value_parses_back_to_itself(value: object) -> None:
 
 
 def test_params_yaml_survives_a_round_trip(root: Path) -> None:
-    config = compose([*ALLEN, "split.salt='1e3'", "compute.walltime='12:00:00'", "source.path='null'"], root)
+    config = compose([*ALLEN, "split.salt='1e3'", "compute.walltime='12:00:00'", "source.license='null'"], root)
     assert load(write_params(config, root)) == config
-    assert validate(yaml.safe_load(dump(config))) == config
+    assert validate(parse_yaml(dump(config).encode(), "params.yaml")) == config
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,28 @@ def test_params_yaml_survives_a_round_trip(root: Path) -> None:
         ("source=allen", r"source\.accept_terms=true"),
         ("source=folder", r"needs source\.path"),
         ("source.path='???'", "needs a value"),
+        ("source.path=x", r"source\.path is for your own stacks, and the source is demo: add source=folder"),
+        ("source.seed=" + "9" * 5000, "^[^\n]{1,1000}$"),
+        ("compute.work_dir=data", "a directory of its own"),
     ],
 )
 def test_a_bad_override_is_told_in_words(root: Path, override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compose([override], root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: semantic\nr_min_um: 010\n", "no leading zeros"),
+        ("r_min_um: &x 0.2\nrim_um: *x\n", "aliases"),
+        ("r_min_um: 1\nr_min_um: 2\n", "(?i)twice|duplicate"),
+    ],
+)
+def test_a_file_in_conf_is_read_as_strictly_as_params_yaml(root: Path, text: str, said: str) -> None:
+    (root / "conf" / "labels" / "semantic.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        compose([], root)
 
 
 def test_a_file_in_conf_is_judged_too(root: Path) -> None:

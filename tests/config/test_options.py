@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import copy
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brightfield.config.compose import dump, write_params
 from brightfield.config.options import Config, LabelKind
 from brightfield.config.params import load, plain, section_digest
 from brightfield.config.validate import options, validate
 from brightfield.core.errors import ConfigError
+from brightfield.core.yaml import parse_yaml
 
 
 def changed(**leaves: Any) -> dict[str, Any]:
@@ -40,6 +44,32 @@ def test_every_option_has_a_meaning_and_takes_its_default(key: str) -> None:
     assert option.description
     assert option.allowed
     assert option.parse(option.default) == option.default
+
+
+def _limits(annotation: Any) -> set[str]:
+    """The names of the bounds of an option's type, or of the items of its list."""
+    base, *limits = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Annotated else (annotation,)
+    names = {
+        name
+        for limit in limits
+        for bound in limit.metadata
+        for name in ("le", "lt", "ge", "gt", "max_length", "pattern")
+        if hasattr(bound, name)
+    }
+    return names | (_limits(typing.get_args(base)[0]) if typing.get_origin(base) is list else set())
+
+
+@pytest.mark.parametrize("key", sorted(options()))
+def test_every_number_has_two_ends_and_every_text_and_list_a_largest_length(key: str) -> None:
+    option = options()[key]
+    names, words = _limits(option.annotation), option.allowed
+    if "number" in words and "whole number or null" not in words:
+        assert names & {"ge", "gt"}
+        assert names & {"le", "lt"}
+    if "text" in words:
+        assert names & {"max_length", "pattern"}
+    if "list" in words:
+        assert "max_length" in names
 
 
 @pytest.mark.parametrize("key", sorted(options()))
@@ -80,7 +110,7 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"source__kind": "challenge", "source__path": "s3://x"}, r"source\.accept_terms=true"),
         ({"source__kind": "challenge", "source__accept_terms": True}, r"needs source\.path"),
         ({"source__kind": "folder"}, r"source=folder needs source\.path"),
-        ({"source__specimen_ids": [3, 0]}, "positive"),
+        ({"source__specimen_ids": [3, 0]}, "whole numbers >= 1"),
         ({"source__specimen_ids": [3, 3]}, "twice"),
         ({"source__reconstruction_types": ["fll"]}, "full, dendrite-only"),
         ({"source__reconstruction_types": []}, "full, dendrite-only"),
@@ -88,9 +118,21 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"source__kind": "folder", "source__path": "s3://key:word@bucket"}, r"^(?!.*word@).*source\.path carries a password"),
         ({"source__kind": "folder", "source__path": "x", "source__metadata": "https://h/c.csv?sig=1"}, "source.metadata carries"),
         ({"image__chunk_zyx": [32, 100, 128]}, "must divide"),
-        ({"image__shard_zyx": [64, 1024]}, "three positive"),
-        ({"image__chunk_zyx": [0, 128, 128]}, "three positive"),
+        ({"image__shard_zyx": [64, 1024]}, "list of 3 whole numbers >= 1, <= 65536"),
+        ({"image__chunk_zyx": [0, 128, 128]}, "list of 3 whole numbers >= 1"),
         ({"image__tile_px": 2048}, "a tile is larger than a shard"),
+        ({"image__shard_zyx": [32, 640, 640], "image__tile_px": 256}, "cuts through tiles of 256 voxels"),
+        ({"image__shard_zyx": [65536, 65536, 65536]}, "is 2.8e\\+14 voxels, more than"),
+        ({"patches__size_zyx": [4096, 4096, 4096]}, "more than"),
+        ({"patches__size_um": [1.0, 2.0]}, "three numbers"),
+        ({"source__path": "/stacks"}, "source.path is for your own stacks"),
+        ({"source__base_url": "http://[::1"}, "an http:// or https:// address with a host"),
+        ({"source__base_url": "http://h:99999999"}, "perhaps a port"),
+        ({"source__base_url": "http://"}, "with a host"),
+        ({"compute__work_dir": ""}, "a directory of its own"),
+        ({"compute__work_dir": "/"}, "a directory of its own"),
+        ({"compute__work_dir": "./data/x"}, "a directory of its own"),
+        ({"compute__work_dir": "a/../.."}, "a directory of its own"),
         ({"image__tile_px": 100, "image__level": 3}, "multiple of 2"),
         ({"image__tile_px": 100}, "cuts through tiles of 100 voxels"),
         ({"labels__connect": 18}, "26, 6 or null"),
@@ -102,8 +144,8 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"split__strategy": "species"}, "hold_out_species"),
         ({"split__min_test_grade": "C"}, "A or B"),
         ({"patches__soma": 0.06}, "more than 1"),
-        ({"patches__size_zyx": [1, 2]}, "three positive"),
-        ({"patches__size_um": [1.0, -2.0, 3.0]}, "three positive"),
+        ({"patches__size_zyx": [1, 2]}, "list of 3 whole numbers"),
+        ({"patches__size_um": [1.0, -2.0, 3.0]}, "list of numbers >= 0.01"),
     ],
 )
 def test_combinations_that_make_no_sense_are_refused(leaves: dict[str, Any], said: str) -> None:
@@ -145,13 +187,61 @@ def test_a_hand_edited_file_is_judged_by_the_same_rules(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a: [", "is not YAML"), ("- 1", "expected groups"), ("split: 3", "split must hold options"), ("", "expected groups")],
+    [
+        ("a: [", "params.yaml:1: cannot be read as YAML"),
+        ("- 1", "expected groups"),
+        ("split: 3", "split must hold options"),
+        ("", "expected groups"),
+    ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("quality: 100", "quality: 100\n  quality: 0", r"params\.yaml:\d+: .*quality is there twice"),
+        ("\ndownload:", "\ndownload:\n  allow_missing: true\ndownload:", "download is there twice"),
+        ("quality: 100", "quality: 010", "no leading zeros"),
+        ("quality: 100", "quality: 1:30", 'quality = "1:30" is not allowed'),
+        ("quality: 100", "quality: 0o7", 'quality = "0o7" is not allowed'),
+        ("accept_terms: false", "accept_terms: no", 'accept_terms = "no" is not allowed'),
+        ("quality: 100", "quality: &a [*a]", "aliases are not allowed"),
+        ("quality: 100", "quality: !!int '3'", "tags are not allowed"),
+        ("quality: 100", "quality: " + "[" * 20000, "nested more than"),
+        ("seed: 7", "seed: " + "9" * 5000, "at most 18 digits"),
+        ("species: Mus musculus", 'species: "a\\0b"', r"source\.species"),
+        ("quality: 100", "quality: [" + "x," * 5000 + "]", r"image\.quality"),
+    ],
+)
+def test_what_could_be_meant_in_two_ways_is_refused_in_one_short_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = write_params(Config(), tmp_path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(path)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
+@given(text=st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=30))
+@settings(max_examples=60)
+def test_any_text_survives_the_file(text: str) -> None:
+    config = Config()
+    config.source.species = text
+    assert validate(parse_yaml(dump(config).encode(), "params.yaml")) == config
+
+
+@given(data=st.binary(max_size=60) | st.text("a:-[]{}&*!|>'\"#%@` \n0123456789~<?,", max_size=60).map(str.encode))
+@settings(max_examples=300)
+def test_no_bytes_break_the_reader(data: bytes) -> None:
+    with contextlib.suppress(ConfigError):
+        parse_yaml(data, "params.yaml")
 
 
 def test_an_absent_file_says_how_to_write_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def _cells(n: int = 60, per_donor: int = 2, **columns: object) -> pd.DataFrame:
     frame = pd.DataFrame({"specimen_id": range(1000, 1000 + n)})
     frame["donor_id"] = [1 + k // per_donor for k in range(n)]
     frame["image_series_id"] = pd.array([7000 + k for k in range(n)], "Int64")
+    frame["group"] = None
     frame["species"], frame["line"] = "Mus musculus", [f"Line-{k % 3}" for k in (frame["donor_id"])]
     frame["reconstruction_type"] = ["full" if k % 2 else "dendrite-only" for k in range(n)]
     frame["dendrite_type"], frame["layer"], frame["selected"], frame["reason"] = "spiny", "5", True, None
@@ -46,6 +47,7 @@ def _mouse(shared_data: Path, year: str) -> pd.DataFrame:
             "specimen_id": table["specimen__id"].astype(int),
             "donor_id": table["donor__id"].astype(int),
             "image_series_id": pd.array([None] * len(table), "Int64"),
+            "group": None,
             "species": table["donor__species"],
             "line": table["line_name"],
             "reconstruction_type": table["nr__reconstruction_type"],
@@ -151,6 +153,28 @@ def test_following_resolves_a_conflict_and_keeps_the_formula() -> None:
         splits = assign(cells, rules)
         assert splits["group_id"].tolist() == [str(leader)] * 3
         assert splits["split"].tolist() == [side_of(str(leader), rules).value] * 3
+
+
+def test_cells_that_their_owner_groups_stay_together_whatever_their_donors_draw() -> None:
+    tested, trained = _donors_on(Split.TEST)[0], _donors_on(Split.TRAIN)[0]
+    alone = assign(_cells(2, donor_id=[tested, trained]), RULES)
+    assert alone["split"].tolist() == ["test", "train"]
+    for name in "abcdefgh":
+        cells = _cells(4, donor_id=[tested, trained, trained, 999], group=[name, name, None, None])
+        splits = assign(cells, RULES)
+        assert splits["group_id"].tolist() == [f"group {name}"] * 3 + ["999"]
+        assert set(splits["split"][:3]) == {side_of(f"group {name}", RULES).value}
+        later = assign(cells.assign(donor_id=[tested, trained, 998, 999], group=[name, name, name, None]), RULES)
+        assert later["split"].tolist()[:2] == splits["split"].tolist()[:2]
+    broken = cells.assign(split=["test", "train", "train", "train"], fold=pd.array([None] * 4, "Int32"), group_id=["1", "2", "2", "3"])
+    assert any("owner's group h is in several splits: cells 1000 (test), 1001 (train)" in leak for leak in prove(broken, RULES).leaks)
+
+
+def test_groups_that_share_a_file_and_differ_in_their_sides_stop() -> None:
+    names = {side_of(f"group {name}", RULES): name for name in "abcdefghijklmnopqrstuvwxyz"}
+    cells = _cells(2, group=[names[Split.TEST], names[Split.TRAIN]], image_series_id=77, donor_id=[1, 2])
+    with pytest.raises(SplitError, match=r"(?s)group . *: test.*Give their cells one group"):
+        assign(cells, RULES)
 
 
 def test_a_cell_that_is_not_selected_links_nobody() -> None:

@@ -28,6 +28,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from brightfield.config.options import Config
 from brightfield.config.params import load, plain
@@ -35,6 +36,7 @@ from brightfield.config.validate import group_names, options, unknown_key, valid
 from brightfield.core.errors import ConfigError
 from brightfield.core.files import write_text
 from brightfield.core.layout import PARAMS_FILE
+from brightfield.core.yaml import read_yaml
 
 CONF_DIR = "conf"
 _SEAL = "brightfield.seal"
@@ -124,6 +126,8 @@ def _seal(*, _root_: DictConfig) -> list[str]:
     groups = OmegaConf.masked_copy(_root_, [str(name) for name in _root_ if name != "meta"])
     config = _validated(OmegaConf.to_container(groups, resolve=True, enum_to_str=True), "the configuration")
     conf = _conf_dir.get() or _conf_below(Path.cwd())
+    for file in sorted(conf.rglob("*.yaml")):
+        read_yaml(file, file.relative_to(conf.parent).as_posix())  # Hydra reads them as YAML 1.1: refuse what that would take another way
     with _flag(_composing_defaults, True):
         defaults = _validated(_compose(_without_local(conf), conf), f"{CONF_DIR}/")
     base, values = flat(defaults), flat(config)
@@ -142,7 +146,8 @@ def _compose(overrides: list[str], conf: Path) -> dict[str, Any]:
             composed = hydra_compose(config_name="config", overrides=overrides)
             OmegaConf.resolve(composed)
             values: dict[str, Any] = OmegaConf.to_container(composed, enum_to_str=True)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:  # Hydra raises plain ones for `=3`
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # Hydra raises plain ones for `=3`
         raise _explain(error, overrides, conf) from error
     return values
 
@@ -192,13 +197,17 @@ def _explain(error: Exception, overrides: list[str], conf: Path) -> ConfigError:
         cause = cause.__cause__ or cause.__context__
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as malformed:
-        return ConfigError(f"an override is not of the form key=value: {malformed}")
+    except (HydraException, ValueError, RecursionError) as malformed:
+        return ConfigError(f"an override is not of the form key=value: {_one_line(malformed)}")
     for override in parsed:
         problem = _problem(override, conf)
         if problem is not None:
             return problem
-    return ConfigError(f"{CONF_DIR}/ cannot be composed: {error}")
+    return ConfigError(f"{CONF_DIR}/ cannot be composed: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
 
 
 def _problem(override: Override, conf: Path) -> ConfigError | None:

@@ -84,10 +84,19 @@ def _doc(text: str) -> Any:
     return Field(description=text)
 
 
+MAX_ID = 2**63 - 1
+"""Largest specimen id: what a column of the tables holds."""
+
 _Fraction = Annotated[float, Field(ge=0, lt=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Size = Annotated[float, Field(ge=0, le=100)]
-_Positive = Annotated[int, Field(ge=1)]
+_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+_Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+_Edge = Annotated[int, Field(ge=1, le=65536)]
+_LongText = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Box = Field(min_length=3, max_length=3)
+_Several = Field(max_length=20000)
 
 
 @dataclass
@@ -96,24 +105,24 @@ class SourceConfig:
 
     kind: Annotated[SourceKind, _doc("Where cells come from")] = SourceKind.demo
     base_url: Annotated[
-        str, _doc("allen: address of the service; demo: of a mirror that runs already, empty: one is started on loopback")
+        _Text, _doc("allen: address of the service; demo: of a mirror that runs already, empty: one is started on loopback")
     ] = ""
     accept_terms: Annotated[bool, _doc("allen, challenge: you have read the terms of use and will cite")] = False
-    path: Annotated[str, _doc("folder, challenge: where the stacks are, a path or an fsspec URL")] = ""
-    metadata: Annotated[str, _doc("folder: a CSV with a row per cell")] = ""
+    path: Annotated[_Text, _doc("folder, challenge: where the stacks are, a path or an fsspec URL")] = ""
+    metadata: Annotated[_Text, _doc("folder: a CSV with a row per cell")] = ""
     pixel_um: Annotated[_Size, _doc("folder: pixel size in um; 0 reads it from the files")] = 0.0
     plane_um: Annotated[_Size, _doc("folder: plane spacing in um; 0 reads it from the files")] = 0.0
-    license: Annotated[str, _doc("folder: the terms your data is under, a name or an SPDX identifier")] = ""
-    citation: Annotated[str, _doc("folder: how to cite your data")] = ""
-    species: Annotated[str, _doc("Only cells of this species; empty: any")] = "Mus musculus"
-    reconstruction_types: Annotated[list[str], _doc("Only these types of reconstruction: full, dendrite-only")] = field(
+    license: Annotated[_Text, _doc("folder: the terms your data is under, a name or an SPDX identifier")] = ""
+    citation: Annotated[_LongText, _doc("folder: how to cite your data")] = ""
+    species: Annotated[_Text, _doc("Only cells of this species; empty: any")] = "Mus musculus"
+    reconstruction_types: Annotated[list[_Text], _Several, _doc("Only these types of reconstruction: full, dendrite-only")] = field(
         default_factory=lambda: ["full", "dendrite-only"]
     )
     require_images: Annotated[bool, _doc("Only cells whose image stack exists")] = True
-    specimen_ids: Annotated[list[int], _doc("Only these cells; empty: all that match")] = field(default_factory=list)
-    exclude_ids: Annotated[list[int], _doc("Never these cells")] = field(default_factory=list)
+    specimen_ids: Annotated[list[_Id], _Several, _doc("Only these cells; empty: all that match")] = field(default_factory=list)
+    exclude_ids: Annotated[list[_Id], _Several, _doc("Never these cells")] = field(default_factory=list)
     swc_origin: Annotated[SwcOrigin, _doc("What a whole SWC coordinate names on the pixel grid")] = SwcOrigin.centre
-    seed: Annotated[int, Field(ge=0), _doc("demo: seed of the generated arbors and of the rendering")] = 7
+    seed: Annotated[_Seed, _doc("demo: seed of the generated arbors and of the rendering")] = 7
 
 
 @dataclass
@@ -128,9 +137,11 @@ class ImageConfig:
     background_share: Annotated[_Fraction, _doc("coverage=skeleton: background tiles, as a share of the skeleton tiles")] = 0.1
     margin_um: Annotated[float, Field(ge=0, le=10000), _doc("coverage=box: margin around the skeleton, um")] = 20.0
     quality: Annotated[int, Field(ge=0, le=100), _doc("JPEG quality asked of the service")] = 100
-    max_gb: Annotated[float, Field(gt=0), _doc("Refuse a download beyond this, uncompressed GB")] = 50.0
-    chunk_zyx: Annotated[list[int], _doc("Inner chunk of the volumes, voxels")] = field(default_factory=lambda: [32, 128, 128])
-    shard_zyx: Annotated[list[int], _doc("Shard (one file) of the volumes, voxels")] = field(default_factory=lambda: [64, 1024, 1024])
+    max_gb: Annotated[float, Field(gt=0, le=1e6), _doc("Refuse a download beyond this, uncompressed GB")] = 50.0
+    chunk_zyx: Annotated[list[_Edge], _Box, _doc("Inner chunk of the volumes, voxels")] = field(default_factory=lambda: [32, 128, 128])
+    shard_zyx: Annotated[list[_Edge], _Box, _doc("Shard (one file) of the volumes, voxels")] = field(
+        default_factory=lambda: [64, 1024, 1024]
+    )
 
 
 @dataclass
@@ -164,13 +175,15 @@ class LabelsConfig:
 class AlignConfig:
     """Gates of the alignment check."""
 
-    d_prime_min: Annotated[float, _doc("Least contrast between tube and ring")] = 3.0
-    max_shift_um: Annotated[float, Field(ge=0), _doc("Largest sideways shift of a stretch that is ON, um")] = 0.5
-    alongside_um: Annotated[float, Field(ge=0), _doc("Largest sideways shift of a stretch that is ALONGSIDE, um")] = 3.0
-    max_shift_z_um: Annotated[float, Field(ge=0), _doc("Largest axial shift, um")] = 1.0
+    d_prime_min: Annotated[float, Field(ge=0, le=1000), _doc("Least contrast between tube and ring")] = 3.0
+    max_shift_um: Annotated[_Size, _doc("Largest sideways shift of a stretch that is ON, um")] = 0.5
+    alongside_um: Annotated[_Size, _doc("Largest sideways shift of a stretch that is ALONGSIDE, um")] = 3.0
+    max_shift_z_um: Annotated[_Size, _doc("Largest axial shift, um")] = 1.0
     coverage_min: Annotated[_Share, _doc("Least share of samples that are darker than their ring")] = 0.5
-    stretch_um: Annotated[float, Field(gt=0), _doc("Length of a stretch, um")] = 30.0
-    ring_um: Annotated[list[float], _doc("Inner and outer radius of the ring, um")] = field(default_factory=lambda: [1.4, 1.7])
+    stretch_um: Annotated[float, Field(ge=1, le=10000), _doc("Length of a stretch, um")] = 30.0
+    ring_um: Annotated[list[_Size], Field(min_length=2, max_length=2), _doc("Inner and outer radius of the ring, um")] = field(
+        default_factory=lambda: [1.4, 1.7]
+    )
 
 
 @dataclass
@@ -178,27 +191,35 @@ class SplitConfig:
     """Who is on which side."""
 
     strategy: Annotated[SplitStrategy, _doc("How cells are assigned to train, val and test")] = SplitStrategy.donor_hash
-    salt: Annotated[str, _doc("donor_hash: frozen text hashed with each group; another salt moves cells")] = "brightfield-5390340"
+    salt: Annotated[_Text, _doc("donor_hash: frozen text hashed with each group; another salt moves cells")] = "brightfield-5390340"
     test: Annotated[_Fraction, _doc("Share of test")] = 0.15
     val: Annotated[_Fraction, _doc("Share of val")] = 0.15
     n_folds: Annotated[int, Field(ge=2, le=50), _doc("Cross-validation folds over train and val")] = 5
-    fold: Annotated[int, Field(ge=0), _doc("kfold: the fold that is val")] = 0
-    hold_out_line: Annotated[str, _doc("ood_line: the transgenic line that is test")] = ""
-    hold_out_species: Annotated[str, _doc("species: the species that is test")] = ""
-    min_test_grade: Annotated[str, _doc("Worst alignment grade of a test cell: A or B")] = "B"
-    follow: Annotated[list[str], _doc("Pairs donor:leader: the donor takes the leader's side, where a shared file joins them")] = field(
-        default_factory=list
-    )
+    fold: Annotated[int, Field(ge=0, le=49), _doc("kfold: the fold that is val")] = 0
+    hold_out_line: Annotated[_Text, _doc("ood_line: the transgenic line that is test")] = ""
+    hold_out_species: Annotated[_Text, _doc("species: the species that is test")] = ""
+    min_test_grade: Annotated[_Text, _doc("Worst alignment grade of a test cell: A or B")] = "B"
+    follow: Annotated[
+        list[Annotated[str, Field(pattern=r"^ *[0-9]{1,19} *: *[0-9]{1,19} *$")]],
+        _Several,
+        _doc("Pairs donor:leader: the donor takes the leader's side, where a shared file joins them"),
+    ] = field(default_factory=list)
 
 
 @dataclass
 class PatchesConfig:
     """Where to sample: the shares of the mix sum to 1 at most."""
 
-    size_zyx: Annotated[list[int], _doc("Patch, voxels of the downloaded grid")] = field(default_factory=lambda: [32, 128, 128])
-    size_um: Annotated[list[float], _doc("Patch (z, y, x) in um; where given it replaces size_zyx")] = field(default_factory=list)
+    size_zyx: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], _Box, _doc("Patch, voxels of the downloaded grid")] = field(
+        default_factory=lambda: [32, 128, 128]
+    )
+    size_um: Annotated[
+        list[Annotated[float, Field(ge=0.01, le=10000)]],
+        Field(max_length=3),
+        _doc("Patch (z, y, x) in um; where given it replaces size_zyx"),
+    ] = field(default_factory=list)
     per_cell: Annotated[int, Field(ge=0, le=100000), _doc("Patches of a cell")] = 200
-    seed: Annotated[int, Field(ge=0), _doc("Seed of the draw")] = 0
+    seed: Annotated[_Seed, _doc("Seed of the draw")] = 0
     min_fetched: Annotated[_Share, _doc("Least share of a patch that was downloaded; 1: never outside of it")] = 1.0
     dendrite: Annotated[_Share, _doc("Share centred on dendrites, by path length")] = 0.35
     axon: Annotated[_Share, _doc("Share centred on axon, by path length")] = 0.25
@@ -219,25 +240,33 @@ class ComputeConfig:
 
     scheduler: Annotated[Scheduler, _doc("What maps the work over cells")] = Scheduler.local
     workers: Annotated[int, Field(ge=0, le=4096), _doc("Workers; 0: the cores of this machine; 1: in this process")] = 0
-    memory_gb: Annotated[float, Field(ge=0), _doc("slurm: memory of a worker, GB; 0: 8")] = 0.0
-    address: Annotated[str, _doc("dask: address of a running scheduler; empty: a cluster on this machine")] = ""
-    partition: Annotated[str, _doc("slurm: partition; empty: the default one")] = ""
-    account: Annotated[str, _doc("slurm: account to charge; empty: yours")] = ""
-    walltime: Annotated[str, _doc("slurm: time limit of a worker")] = "04:00:00"
-    prologue: Annotated[list[str], _doc("slurm: shell lines before a worker starts (modules, environment)")] = field(default_factory=list)
+    memory_gb: Annotated[float, Field(ge=0, le=100000), _doc("slurm: memory of a worker, GB; 0: 8")] = 0.0
+    address: Annotated[_Text, _doc("dask: address of a running scheduler; empty: a cluster on this machine")] = ""
+    partition: Annotated[_Text, _doc("slurm: partition; empty: the default one")] = ""
+    account: Annotated[_Text, _doc("slurm: account to charge; empty: yours")] = ""
+    walltime: Annotated[
+        str,
+        Field(pattern=r"^([0-9]{1,3}-)?[0-9]{1,5}(:[0-9]{2}){0,2}$"),
+        _doc("slurm: time limit of a worker, such as 04:00:00 or 2-00:00:00"),
+    ] = "04:00:00"
+    prologue: Annotated[list[_Text], Field(max_length=100), _doc("slurm: shell lines before a worker starts (modules, environment)")] = (
+        field(default_factory=list)
+    )
     connections: Annotated[int, Field(ge=1, le=256), _doc("Connections to the source, over all workers")] = 8
-    requests_per_second: Annotated[float, Field(ge=0), _doc("Limit of requests to the source, over all workers; 0: none")] = 0.0
-    timeout_s: Annotated[float, Field(gt=0), _doc("Give up an answer after this, s")] = 60.0
+    requests_per_second: Annotated[float, Field(ge=0, le=100000), _doc("Limit of requests to the source, over all workers; 0: none")] = 0.0
+    timeout_s: Annotated[float, Field(ge=0.1, le=86400), _doc("Give up an answer after this, s")] = 60.0
     retries: Annotated[int, Field(ge=0, le=100), _doc("Further attempts at a request or a cell that failed")] = 5
-    retry_budget_s: Annotated[float, Field(ge=0), _doc("Time spent on further attempts in a run, s")] = 3600.0
-    work_dir: Annotated[str, _doc("Where finished cells are kept between runs; relative to the DVC cache's parent")] = ".work"
+    retry_budget_s: Annotated[float, Field(ge=0, le=1e7), _doc("Time spent on further attempts in a run, s")] = 3600.0
+    work_dir: Annotated[_Text, _doc("Where finished cells are kept between runs; relative to the DVC cache's parent")] = ".work"
 
 
 @dataclass
 class MetaConfig:
     """How this configuration came about; written by composition."""
 
-    overrides: Annotated[list[str], _doc("What differs from the committed defaults")] = field(default_factory=list)
+    overrides: Annotated[
+        list[Annotated[str, Field(max_length=500000)]], Field(max_length=1000), _doc("What differs from the committed defaults")
+    ] = field(default_factory=list)
 
 
 @dataclass

@@ -10,12 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.config.validate import validate
 from brightfield.core.errors import ConfigError
 from brightfield.core.urls import public_url
+from brightfield.core.yaml import read_yaml
 
 
 def source_name(source: SourceConfig) -> str:
@@ -28,13 +27,9 @@ def source_name(source: SourceConfig) -> str:
 def load(params_path: Path | str) -> Config:
     """The configuration in a `params.yaml`, edited by hand or not, under the same rules as composition. Raises ConfigError."""
     path = Path(params_path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is not there; write it with `brightfield config`") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    return validate(values, origin=path.name)
+    if not path.exists():
+        raise ConfigError(f"{path} is not there; write it with `brightfield config`")
+    return validate(read_yaml(path, path.name), origin=path.name)
 
 
 def plain(config: Config) -> dict[str, dict[str, Any]]:

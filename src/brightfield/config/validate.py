@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +20,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
+
+MAX_SHARD_VOXELS = 2**30
+MAX_PATCH_VOXELS = 2**28
+"""What a worker can hold in memory several times over."""
+
+_NOT_FOR_WORK = ("data", "reports", "snapshot", "conf", "src", "tests", "docs", ".git", ".dvc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +40,7 @@ class Option:
     @property
     def allowed(self) -> str:
         """The values it takes, in words: `one of inside, semantic` or `number >= 0, < 1`."""
-        base, *limits = typing.get_args(self.annotation)
-        if isinstance(base, type) and issubclass(base, Enum):
-            return "one of " + ", ".join(base.__members__)
-        words: dict[Any, str] = {
-            bool: "true or false",
-            int: "whole number",
-            float: "number",
-            str: "text",
-            list[int]: "list of whole numbers",
-        }
-        words |= {list[float]: "list of numbers", list[str]: "list of texts", int | None: "whole number or null"}
-        bounds = [f"{sign} {getattr(bound, name):g}" for bound in _bounds(limits) for name, sign in _SIGNS.items() if hasattr(bound, name)]
-        return " ".join([words[base], ", ".join(bounds)]).strip()
+        return _in_words(self.annotation)
 
     def parse(self, value: object) -> Any:
         """`value` as the option's type. Text is never taken for a number. Raises ConfigError naming key, value and allowed values."""
@@ -65,13 +62,30 @@ def _adapter(key: str) -> TypeAdapter[Any]:
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def _bounds(limits: Iterable[Any]) -> Iterator[Any]:
-    for limit in limits:
-        yield from getattr(limit, "metadata", ())
+_WORDS: dict[Any, str] = {bool: "true or false", int: "whole number", float: "number", str: "text", int | None: "whole number or null"}
+
+
+def _in_words(annotation: Any, *, many: bool = False) -> str:
+    """The values that a type with limits takes."""
+    base, *limits = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Annotated else (annotation,)
+    if isinstance(base, type) and issubclass(base, Enum):
+        return "one of " + ", ".join(base.__members__)
+    found = [bound for limit in limits for bound in getattr(limit, "metadata", ())]
+    if typing.get_origin(base) is list:
+        lengths = {getattr(bound, name) for bound in found for name in ("min_length", "max_length") if hasattr(bound, name)}
+        count = f"{lengths.pop()} " if len(lengths) == 1 and any(hasattr(bound, "min_length") for bound in found) else ""
+        return f"list of {count}{_in_words(typing.get_args(base)[0], many=True)}"
+    bounds = [f"{sign} {getattr(bound, name):g}" for bound in found for name, sign in _SIGNS.items() if hasattr(bound, name)]
+    return " ".join([_WORDS[base] + "s" * many, ", ".join(bounds)]).strip()
 
 
 def _show(value: object) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+    """A value for a message, cut where it is long."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+_SHOWN = 100
 
 
 @cache
@@ -141,11 +155,8 @@ def _leaves(values: object, origin: str) -> dict[str, object]:
 
 
 def _check_rules(config: Config, origin: str) -> None:
-    broken = [
-        problem
-        for rule in (_source_rules, _image_rules, _label_rules, _align_rules, _split_rules, _patch_rules)
-        for problem in rule(config)
-    ]
+    rules = (_source_rules, _place_rules, _image_rules, _label_rules, _align_rules, _split_rules, _patch_rules, _compute_rules)
+    broken = [problem for rule in rules for problem in rule(config)]
     if broken:
         raise ConfigError(f"{origin}: " + "\n".join(broken))
 
@@ -157,55 +168,74 @@ def _source_rules(config: Config) -> Iterator[str]:
             f"source={source.kind} needs source.accept_terms=true: the data is for non-commercial research and must be cited. "
             f"Read {LICENSE_URL}, then add source.accept_terms=true"
         )
-    if source.kind in (SourceKind.folder, SourceKind.challenge) and not source.path:
-        yield f"source={source.kind} needs source.path: the folder or fsspec URL with the stacks"
     yield from _id_rules(source)
     if not source.reconstruction_types or not set(source.reconstruction_types) <= {"full", "dendrite-only"}:
         yield f"source.reconstruction_types = {source.reconstruction_types}: one or both of full, dendrite-only"
+
+
+def _place_rules(config: Config) -> Iterator[str]:
+    """Where cells come from."""
+    source = config.source
+    is_own = source.kind in (SourceKind.folder, SourceKind.challenge)
+    if is_own and not source.path:
+        yield f"source={source.kind} needs source.path: the folder or fsspec URL with the stacks"
+    for key in ("path", "metadata"):
+        if getattr(source, key) and not is_own:
+            yield f"source.{key} is for your own stacks, and the source is {source.kind}: add source=folder, or leave source.{key} out"
     for key in ("path", "metadata", "base_url"):
-        address = urlsplit(getattr(source, key))
-        if address.scheme and (address.password or address.query):
+        if _has_secret(getattr(source, key)):
             yield (
                 f"source.{key} carries a password or a signature, and params.yaml is in git; leave it out: credentials are found in the "
                 "environment and in the cloud's own configuration (see docs/how-to/own-stacks.md)"
             )
     if source.kind is SourceKind.allen and not source.base_url:
         yield "source=allen needs source.base_url: the address of the service or of a mirror"
-    if source.base_url and not source.base_url.startswith(("http://", "https://")):
-        yield f"source.base_url = {source.base_url!r}: an http:// or https:// address, or empty"
+    if source.base_url and not _is_web_address(source.base_url):
+        yield f"source.base_url = {source.base_url!r}: an http:// or https:// address with a host and perhaps a port, or empty"
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0) and " " not in url
+    except ValueError:  # brackets that do not close, a port that is none
+        return False
+
+
+def _has_secret(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return "@" in url
+    return bool(address.scheme and (address.password or address.query))
 
 
 def _id_rules(source: SourceConfig) -> Iterator[str]:
     for key, ids in (("source.specimen_ids", source.specimen_ids), ("source.exclude_ids", source.exclude_ids)):
-        if any(number < 1 for number in ids):
-            yield f"{key} = {ids}: a specimen id is a positive whole number"
-        if len(set(ids)) != len(ids):
-            yield f"{key} = {ids}: an id is given twice"
+        if twice := sorted(number for number, times in Counter(ids).items() if times > 1):
+            yield f"{key}: {_show(twice)} is given twice"
     if both := sorted(set(source.specimen_ids) & set(source.exclude_ids)):
         yield f"source.exclude_ids = {both} are in source.specimen_ids, too: name each in one of them"
 
 
 def _image_rules(config: Config) -> Iterator[str]:
     image = config.image
-    sizes = {"image.chunk_zyx": image.chunk_zyx, "image.shard_zyx": image.shard_zyx}
-    bad = [f"{key} = {value}: three positive whole numbers (z, y, x)" for key, value in sizes.items() if not _is_size(value)]
-    yield from bad
-    if bad:
-        return
+    if math.prod(image.shard_zyx) > MAX_SHARD_VOXELS:
+        yield f"image.shard_zyx = {image.shard_zyx} is {math.prod(image.shard_zyx):.1e} voxels, more than {MAX_SHARD_VOXELS:.1e}"
     if any(shard % chunk for shard, chunk in zip(image.shard_zyx, image.chunk_zyx, strict=True)):
         yield f"image.chunk_zyx = {image.chunk_zyx} must divide image.shard_zyx = {image.shard_zyx} in every axis"
     tile = image.tile_px >> image.level
     if image.tile_px % (1 << image.level):
         yield f"image.tile_px = {image.tile_px} must be a multiple of 2^image.level = {1 << image.level}"
-    if any(edge % max(tile, 1) for edge in image.shard_zyx[1:]) and tile <= min(image.shard_zyx[1:]):
-        yield (
-            f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {tile} voxels (image.tile_px >> image.level); "
-            "make the shard's rows and columns multiples of that"
-        )
     if tile > min(image.shard_zyx[1:]):
         yield (
             f"a tile is larger than a shard: image.tile_px = {image.tile_px} is {tile} voxels at image.level = {image.level}, "
             f"image.shard_zyx = {image.shard_zyx}"
+        )
+    elif any(edge % tile for edge in image.shard_zyx[1:]):
+        yield (
+            f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {tile} voxels (image.tile_px >> image.level): "
+            "rows and columns of a shard are multiples of that"
         )
 
 
@@ -216,7 +246,7 @@ def _label_rules(config: Config) -> Iterator[str]:
 
 def _align_rules(config: Config) -> Iterator[str]:
     align = config.align
-    if len(align.ring_um) != 2 or not 0 <= align.ring_um[0] < align.ring_um[1]:
+    if align.ring_um[0] >= align.ring_um[1]:
         yield f"align.ring_um = {align.ring_um}: inner and outer radius in um, the outer one larger"
     if align.alongside_um < align.max_shift_um:
         yield f"align.alongside_um = {align.alongside_um} must not be less than align.max_shift_um = {align.max_shift_um}"
@@ -241,11 +271,16 @@ def _patch_rules(config: Config) -> Iterator[str]:
     mix = {name: getattr(patches, name) for name in ("dendrite", "axon", "soma", "keypoint", "hard_negative", "edge", "random")}
     if sum(mix.values()) > 1 + 1e-9:
         yield f"the patch mix sums to {sum(mix.values()):g}, more than 1: " + ", ".join(f"patches.{k} = {v:g}" for k, v in mix.items())
-    if not _is_size(patches.size_zyx):
-        yield f"patches.size_zyx = {patches.size_zyx}: three positive whole numbers (z, y, x)"
-    if patches.size_um and not _is_size(patches.size_um):
-        yield f"patches.size_um = {patches.size_um}: three positive numbers (z, y, x) in um, or empty"
+    if len(patches.size_um) not in (0, 3):
+        yield f"patches.size_um = {patches.size_um}: three numbers (z, y, x) in um, or empty"
+    if math.prod(patches.size_zyx) > MAX_PATCH_VOXELS:
+        yield f"patches.size_zyx = {patches.size_zyx} is {math.prod(patches.size_zyx):.1e} voxels, more than {MAX_PATCH_VOXELS:.1e}"
 
 
-def _is_size(value: list[int] | list[float]) -> bool:
-    return len(value) == 3 and all(number > 0 for number in value)
+def _compute_rules(config: Config) -> Iterator[str]:
+    place = PurePath(config.compute.work_dir)
+    if not place.parts or ".." in place.parts or place == PurePath(place.anchor) or place.parts[0] in _NOT_FOR_WORK:
+        yield (
+            f"compute.work_dir = {config.compute.work_dir!r}: a directory of its own, such as .work or /scratch/you/work, "
+            f"and none of {', '.join(_NOT_FOR_WORK)}"
+        )

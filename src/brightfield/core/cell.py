@@ -66,6 +66,7 @@ class Cell:
     marker_file_id: int | None = None
     marker_url: str | None = None
     stack: Stack | None = None
+    group: str | None = None  # what must stay on one side of a split with it, where its owner says so
     stack_problem: str | None = None  # why the source's images make up no stack that can be used, where it has some
 
 

@@ -44,6 +44,17 @@ CARD_FILE = DATA_DIR / "README.md"
 CHECKS_FILE = DATA_DIR / "checks.json"
 
 
+FILES_FILE = DATA_DIR / "files.json"
+"""Every file of the dataset that the manifest does not name, with its sha256."""
+
+
+SOURCE_KEY_FILE = KEYS_DIR / "query.json"
+"""The digest of the source's options that the cells and planes tables were made with."""
+
+
+HUB_DIR = DATA_DIR / "hub"
+
+
 REPORT_FILE = REPORTS_DIR / "report.html"
 
 
@@ -63,7 +74,12 @@ def marker_file(specimen_id: int) -> Path:
     return SKELETONS_DIR / f"{specimen_id}.marker"
 
 
-def swc_export_file(specimen_id: int, unit: Literal["um", "voxels"]) -> Path:
+type SwcUnit = Literal["um", "voxels"]
+
+SWC_UNITS: tuple[SwcUnit, ...] = ("um", "voxels")
+
+
+def swc_export_file(specimen_id: int, unit: SwcUnit) -> Path:
     """The skeleton as the labels were drawn from it, for evaluators: in um, or in voxels of the downloaded grid."""
     return EXPORTS_DIR / f"{specimen_id}_{unit}.swc"
 
@@ -76,6 +92,11 @@ def image_store(specimen_id: int) -> Path:
 def label_store(specimen_id: int) -> Path:
     """The OME-Zarr labels of one cell."""
     return LABELS_DIR / f"{specimen_id}.zarr"
+
+
+def hub_file(table: str, split: str) -> Path:
+    """The rows of a table that are on one side: `train`, `val` or `test`."""
+    return HUB_DIR / table / f"{split}.parquet"
 
 
 def keys_file(stage: str) -> Path:

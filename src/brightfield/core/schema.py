@@ -71,6 +71,7 @@ CELLS = Table(
         _SPECIMEN,
         Column("name", _TEXT, "", "Specimen name as the source gives it"),
         Column("donor_id", _INT, "", "Animal (or patient) the cell was taken from: the unit of leakage"),
+        Column("group", _TEXT, "", "What must stay on one side with it, beside its donor, as the owner says", nullable=True),
         Column("species", _TEXT, "", "Mus musculus or Homo Sapiens, as the source spells it"),
         Column("line", _TEXT, "", "Transgenic driver line", nullable=True),
         Column("reporter", _TEXT, "", "Reporter status", nullable=True),
@@ -227,7 +228,7 @@ SPLITS = Table(
     ("specimen_id",),
     (
         _SPECIMEN,
-        Column("group_id", _TEXT, "", "Leakage group: connected through donor, image series or SWC bytes"),
+        Column("group_id", _TEXT, "", "Leakage group: connected through donor, group, image series or SWC bytes"),
         Column("split", _TEXT, "", "train, val, test or excluded"),
         Column("fold", _SMALL, "", "Cross-validation fold of train and val cells; null elsewhere", nullable=True),
         Column("reason", _TEXT, "", "Why the cell is excluded; null where it is not", nullable=True),

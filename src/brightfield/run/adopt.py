@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brightfield.core.errors import ConfigError
 from brightfield.core.files import link
 from brightfield.core.schema import Table
 from brightfield.core.tables import read_table, write_table
+from brightfield.core.yaml import parse_yaml
 
 
 def cache_root(root: Path) -> Path:
@@ -49,12 +51,10 @@ class Tracked:
 
         So after a merge the cells of both sides are found, whichever side's `dvc.lock` was taken.
         """
-        import yaml
-
         cache = cache_root(root) / "files" / "md5"
         for text in _locks(root):
-            with contextlib.suppress(yaml.YAMLError):  # an unfinished merge
-                lock = yaml.safe_load(text) or {}
+            with contextlib.suppress(ConfigError):  # an unfinished merge
+                lock = parse_yaml(text.encode(), "dvc.lock") or {}
                 outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
                 yield cls(cache, {Path(out["path"]): out["md5"] for out in outs if "md5" in out})
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-type Groups = dict[int, int]  # donor -> the donor whose name the group bears
+type Groups = dict[int, int]  # donor -> the donor whose side it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,11 @@ def fold_of(group_id: str, rules: SplitConfig) -> int:
 
 
 def links(cells: pd.DataFrame, swc_sha256: Mapping[int, str]) -> list[Link]:
-    """What the cells of different donors share: one entry per image series or SWC hash that more than one donor has."""
+    """What the cells of different donors share: one entry per group, image series or SWC hash that more than one donor has."""
     holders: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for specimen_id, donor_id, series in tuples_of(cells, "specimen_id", "donor_id", "image_series_id"):
+    for specimen_id, donor_id, series, group in tuples_of(cells, "specimen_id", "donor_id", "image_series_id", "group"):
+        if group is not None:
+            holders["group", group].append((specimen_id, donor_id))
         if series is not None:
             holders["image series", str(series)].append((specimen_id, donor_id))
         if specimen_id in swc_sha256:
@@ -74,30 +76,50 @@ def group_ids(cells: pd.DataFrame, rules: SplitConfig, swc_sha256: Mapping[int, 
     roots = _components(donors, [link.donor_ids for link in found])
     for donor in donors:
         groups[roots[donor]].append(donor)
-    names: Groups = {}
+    own_names = _own_names(cells, leaders)
+    names: dict[int, str] = {}
     for members in groups.values():
-        name = _name(members, leaders, rules, found, cells)
+        name = _name(members, own_names, rules, found, cells)
         names |= dict.fromkeys(members, name)
-    return [str(names[donor]) for donor in cells["donor_id"].tolist()]
+    return [names[donor] for donor in cells["donor_id"].tolist()]
 
 
-def _name(members: list[int], leaders: Groups, rules: SplitConfig, found: list[Link], cells: pd.DataFrame) -> int:
-    """The donor that names a group: the smallest, once all of them draw the same side and fold."""
-    candidates = sorted({leaders.get(donor, donor) for donor in members})
-    drawn = {donor: (side_of(str(donor), rules), fold_of(str(donor), rules)) for donor in candidates}
+def _own_names(cells: pd.DataFrame, leaders: Groups) -> dict[int, set[str]]:
+    """By what each donor may be named: the groups that its owner gives its cells, else itself or the donor that it follows."""
+    given: dict[int, set[str]] = defaultdict(set)
+    for donor, group in tuples_of(cells, "donor_id", "group"):
+        given[donor] |= set() if group is None else {f"group {group}"}
+    return {donor: names or {str(leaders.get(donor, donor))} for donor, names in given.items()}
+
+
+def _name(members: list[int], own_names: Mapping[int, set[str]], rules: SplitConfig, found: list[Link], cells: pd.DataFrame) -> str:
+    """What names a group of donors: what its owner calls it, or the smallest donor, once all of these draw the same side and fold."""
+    candidates = sorted({name for donor in members for name in own_names[donor]}, key=_order)
+    drawn = {name: (side_of(name, rules), fold_of(name, rules)) for name in candidates}
     folds = {fold if side is not Split.TEST else None for side, fold in drawn.values()}
     if rules.strategy is SplitStrategy.stratified or (len({side for side, _ in drawn.values()}) == 1 and len(folds) == 1):
         return candidates[0]
     shared = "\n".join(f"  {link}" for link in found if set(link.donor_ids) <= set(members))
     first, *others = candidates
-    specimens = {donor: cells.loc[cells["donor_id"] == donor, "specimen_id"].tolist() for donor in members}
-    sides = "\n".join(f"  donor {d}: {side}, fold {fold}; cells {specimens.get(d, [])}" for d, (side, fold) in drawn.items())
+    specimens = {name: cells.loc[cells["donor_id"].isin([d for d in members if name in own_names[d]]), "specimen_id"] for name in drawn}
+    sides = "\n".join(f"  {_called(d)}: {side}, fold {fold}; cells {specimens[d].tolist()}" for d, (side, fold) in drawn.items())
     follow = ",".join(f"{donor}:{first}" for donor in others)
+    if not all(name.isdigit() for name in candidates):
+        raise SplitError(f"groups that were given on different sides belong together:\n{shared}\n{sides}\nGive their cells one group.")
     raise SplitError(
         f"groups on different sides became one group, and no cell is moved without being told:\n{shared}\n{sides}\n"
         f"Say which donor's side the others take (split.follow=[{follow}], or the other way round: their cells move, a MAJOR version), "
         "take the linking cells out of the selection, or choose another split.salt (everything moves)."
     )
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """Donors first, as numbers."""
+    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+
+
+def _called(name: str) -> str:
+    return f"donor {name}" if name.isdigit() else name
 
 
 def _follow(rules: SplitConfig) -> Groups:

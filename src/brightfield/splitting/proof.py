@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brightfield.config.options import SplitConfig
-from brightfield.core.codes import Split
+from brightfield.core.codes import LABEL_NAMES, Split
 from brightfield.splitting.groups import tuples_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Proof:
     leaks: things that sit on two sides (or in two folds) at once; none, for a split that is sound.
     strata: one row per stratum of at least MIN_STRATUM_CELLS cells (all cells, each value of the STRATUM_COLUMNS, each combination of
     them): stratum, cells, train, val, test (shares), deviation_points (largest distance from the shares asked for, in points).
-    counts: one row per side: split, cells, donors, full, path_um, voxels (the last two where the table has them).
+    counts: one row per side: split, cells, donors, full, path_um, voxels (labelled with a class; these two where the table has them).
     """
 
     leaks: tuple[str, ...]
@@ -50,7 +50,13 @@ def prove(manifest: pd.DataFrame, rules: SplitConfig) -> Proof:
 
 
 def _leaks(taken: pd.DataFrame) -> Iterator[str]:
-    kinds = {"group_id": "group", "donor_id": "donor", "image_series_id": "image series", "skeleton_sha256": "skeleton (sha256)"}
+    kinds = {
+        "group_id": "group",
+        "group": "owner's group",
+        "donor_id": "donor",
+        "image_series_id": "image series",
+        "skeleton_sha256": "skeleton (sha256)",
+    }
     for column, kind in kinds.items():
         if column not in taken:
             continue
@@ -89,8 +95,8 @@ def strata_of(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def _counts(taken: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    paths = [c for c in taken.columns if c.startswith("path_") and c.endswith("_um")]
-    voxels = [c for c in taken.columns if c.startswith("voxels_") and c != "voxels_unknown"]
+    paths = [f"path_{name}_um" for name in LABEL_NAMES.values() if f"path_{name}_um" in taken]
+    voxels = [f"voxels_{name}" for name in LABEL_NAMES.values() if f"voxels_{name}" in taken]
     rows = []
     for side in (Split.TRAIN, Split.VAL, Split.TEST):
         of = taken[taken["split"] == side]

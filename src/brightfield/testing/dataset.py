@@ -66,11 +66,15 @@ def publish(root: Path, config: Config) -> None:
     import pandas as pd
 
     from brightfield.built.cells import built_cells
-    from brightfield.core.layout import skeleton_file
+    from brightfield.core.files import write_json
+    from brightfield.core.layout import CHECKS_FILE, SOURCE_KEY_FILE, keys_file, skeleton_file
     from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS
     from brightfield.core.tables import read_table, write_table
     from brightfield.splitting.assign import assign
     from brightfield.stages.manifest.card import write_card, write_croissant
+    from brightfield.stages.manifest.hub import write_hub
+    from brightfield.stages.manifest.listing import KEYED, write_listing
+    from brightfield.stages.manifest.nodes import export_swc
     from brightfield.stages.manifest.patches import sample, voxels_of
     from brightfield.stages.manifest.table import build_manifest
 
@@ -86,8 +90,14 @@ def publish(root: Path, config: Config) -> None:
         for row, fold in zip(taken, folds, strict=True)
     ]
     write_table(PATCHES, pd.concat(cells), root)
+    for cell in built.values():
+        export_swc(cell.specimen_id, cell.skeleton, cell.grid, root)
+    write_hub(root)
     write_card(root, config)
     write_croissant(root, config)
+    for file in (CHECKS_FILE, SOURCE_KEY_FILE, *map(keys_file, KEYED)):
+        write_json(root / file, {})
+    write_listing(root)
 
 
 def _donors_by_side(config: Config) -> list[int]:

@@ -18,6 +18,7 @@ from brightfield.core.codes import Split
 from brightfield.core.errors import SourceError, TableError
 from brightfield.core.layout import PARAMS_FILE
 from brightfield.core.schema import CELLS, MANIFEST, TILES, Table
+from brightfield.core.yaml import parse_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,14 +141,12 @@ def _table(root: Path, rev: str | None, table: Table, columns: list[str] | None 
 
 
 def _params(root: Path, rev: str | None) -> dict[str, Any]:
-    import yaml
-
     text = (
-        (root / PARAMS_FILE).read_text()
+        (root / PARAMS_FILE).read_text(encoding="utf-8")
         if rev is None
         else git_output(root, "show", f"{rev}:./{PARAMS_FILE}", failure=f"{rev} has no params")
     )
-    groups = yaml.safe_load(text)
+    groups = parse_yaml(text.encode(), PARAMS_FILE.name)
     return {f"{group}.{key}": value for group, inner in groups.items() for key, value in inner.items() if group not in ("compute", "meta")}
 
 

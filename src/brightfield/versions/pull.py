@@ -8,8 +8,9 @@ from typing import Any
 
 from brightfield.core.codes import Split
 from brightfield.core.errors import ConfigError, TransferError
-from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, FILES_FILE, HUB_DIR, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
 from brightfield.core.schema import CELLS, MANIFEST, SPLITS
+from brightfield.core.yaml import read_yaml
 from brightfield.run.adopt import Tracked
 from brightfield.versions.diff import is_null, manifest_at
 from brightfield.versions.team import fault, in_words, team_repo
@@ -46,11 +47,9 @@ def pull_targets(root: Path, *, split: str | None = None, cells: Sequence[int] =
 
 def _tables(root: Path) -> list[Path]:
     """Tracked files that are no volumes and no skeletons."""
-    import yaml
-
-    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    lock = read_yaml(root / "dvc.lock", "dvc.lock")
     outs = [Path(out["path"]) for stage in lock["stages"].values() for out in stage.get("outs", [])]
-    small = {MANIFEST.path, SPLITS.path, CELLS.path, CROISSANT_FILE, CARD_FILE}
+    small = {MANIFEST.path, SPLITS.path, CELLS.path, CROISSANT_FILE, CARD_FILE, FILES_FILE, HUB_DIR}
     return [path for path in outs if path in small or path.suffix == ".parquet"]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from brightfield.core.errors import GridError, StackError
-from brightfield.core.files import atomic_stream
+from brightfield.core.files import atomic_stream, write_text
 from brightfield.core.space import Grid, Shape, Window
 from brightfield.volumes.shards import (
     ArraySpec,
@@ -76,6 +76,8 @@ class Volume:
     Made by `create_volume` (to be written) and `open_volume` (to be read); `path` is None for a volume that is not a local directory.
     """
 
+    ndim = 3
+
     def __init__(
         self,
         store: Store | None,
@@ -108,6 +110,17 @@ class Volume:
     def dtype(self) -> np.dtype[Any]:
         """The type of a voxel."""
         return self.specs[0].dtype
+
+    @property
+    def chunks(self) -> Shape:
+        """Shape (z, y, x) of a chunk of the finest level: what is read at once."""
+        return self.specs[0].chunk_zyx
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """The whole finest level, so that NumPy and others take a volume for an array. Raises ValueError for `copy=False`: it is read."""
+        if copy is False:
+            raise ValueError("a volume is on the disk, and becomes an array by being read: leave copy=False out")
+        return self.read() if dtype is None else self.read().astype(dtype, copy=False)
 
     @property
     def grid(self) -> Grid:
@@ -173,7 +186,8 @@ class Volume:
         path = self._path_of_new(level, shard_index_zyx)
         parts = shard_parts(self.specs[level], chunks, threads=threads)
         if parts:
-            _write_atomically(path, parts)
+            with atomic_stream(path) as file:
+                file.writelines(parts)
         else:
             path.unlink(missing_ok=True)
         return sum(map(len, parts))
@@ -279,7 +293,7 @@ def create_volume(
     root = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, _OWN_KEY: own}}
     documents = {f"{level}/zarr.json": spec.metadata_json() for level, spec in enumerate(specs)}
     for file, text in {**documents, "zarr.json": to_json(root)}.items():
-        _write_atomically(path / file, [text.encode()])
+        write_text(path / file, text)
     return Volume(None, path, "", grids, specs, own)
 
 
@@ -352,11 +366,6 @@ def _inner_chunk(spec: ArraySpec, voxels: NDArray[Any], inner: Index) -> NDArray
     chunk = spec.empty_chunk()
     chunk[tuple(map(slice, part.shape))] = part
     return chunk
-
-
-def _write_atomically(target: Path, parts: Sequence[bytes]) -> None:
-    with atomic_stream(target) as file:
-        file.writelines(parts)
 
 
 def _local_store(path: Path) -> Store:

@@ -19,7 +19,7 @@ from PIL import Image
 from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SourceKind
 from brightfield.core.cell import Cell, Crop
 from brightfield.core.codes import FULL_AXON_UM
-from brightfield.core.errors import SourceError, StackError, TableError, TransferError
+from brightfield.core.errors import SourceError, StackError, TransferError
 from brightfield.core.skeleton import format_swc, parse_swc
 from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.folder.folder import FolderSource
@@ -306,11 +306,16 @@ def test_metadata_names_cells_and_donors(tmp_path: Path) -> None:
     assert (second.specimen_id, second.layer, second.species, second.reconstruction_type) == (5, "2/3", "Mus musculus", "full")
 
 
-@pytest.mark.parametrize(("text", "line"), [("directory,specimen_id\na,x\n", 2), ("specimen_id\n1\n1\n", 3), ("name\nx\n", 2)])
-def test_bad_metadata_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
-    (tmp_path / "cells.csv").write_text(text)
-    with pytest.raises(TableError, match=rf"cells.csv:{line}: "):
-        FolderSource(config(tmp_path, metadata=str(tmp_path / "cells.csv"))).cells()
+def test_the_metadata_says_how_large_a_pixel_of_a_cell_is(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        write_planes(tmp_path / "stacks" / name, volume_of(), lambda n: f"{n}.tif")
+    (tmp_path / "cells.csv").write_text("directory,pixel_um,plane_um,group\n1,0.2,0.5,litter\n2,,,\n")
+    source = FolderSource(config(tmp_path / "stacks", metadata=str(tmp_path / "cells.csv")))
+    first, second = source.complete(source.cells())
+    assert first.stack is not None
+    assert second.stack is not None
+    assert (first.stack.pixel_um, first.stack.plane_um, first.group) == (0.2, 0.5, "litter")
+    assert (second.stack.pixel_um, second.stack.plane_um, second.group) == (PIXEL_UM, PLANE_UM, None)
 
 
 def test_an_axon_makes_a_reconstruction_full_and_new_bytes_a_new_file(tmp_path: Path) -> None:

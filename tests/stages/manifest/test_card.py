@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import mlcroissant as mlc
+import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.core.errors import TableError
 from brightfield.core.layout import CARD_FILE, CROISSANT_FILE
-from brightfield.core.schema import MANIFEST, NODES, PATCHES, TABLES
-from brightfield.core.tables import read_table
+from brightfield.core.schema import MANIFEST, NODES, PATCHES, TABLES, TILES
+from brightfield.core.tables import read_table, write_table
+from brightfield.core.text import markdown
 from brightfield.stages.manifest.card import card, croissant, license_answers, write_card, write_croissant
+from brightfield.stages.manifest.checks import run_checks
 from brightfield.testing.dataset import dataset_config, make_dataset
+from brightfield.volumes.volume import open_volume
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +74,6 @@ def test_responsible_ai_fields_are_filled_from_facts(dataset: Path) -> None:
 
 
 def test_a_missing_table_is_named(dataset: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = shutil.copytree(dataset, tmp_path / "copy")
     (root / NODES.path).unlink()
     with pytest.raises(TableError, match="nodes table is not there"):
@@ -81,8 +87,9 @@ def test_the_front_matter_is_what_the_hub_reads(dataset: Path) -> None:
     assert fields["license_name"]
     assert fields["license_link"].startswith("https://")
     assert fields["task_categories"] == ["image-segmentation"]
-    assert [c["data_files"] for c in fields["configs"]] == ["manifest.parquet", "patches.parquet"]
-    assert all((dataset / "data" / c["data_files"]).is_file() for c in fields["configs"])
+    for config in fields["configs"]:
+        assert [file["split"] for file in config["data_files"]] == ["train", "val", "test"]
+        assert all((dataset / "data" / file["path"]).is_file() for file in config["data_files"])
     assert "no donor, image series or skeleton is on two sides" in body
     assert "| test | 1 | 1 | 1 | 0.1 |" in body
 
@@ -94,6 +101,47 @@ def test_the_four_licence_questions_are_answered(kind: SourceKind) -> None:
     assert all(len(answer) > 20 for answer in answers.values())
     if kind is SourceKind.allen:
         assert answers["Commercial use?"].startswith("No.")
+
+
+HOSTILE = "<img src=x onerror=alert(2)>|x\n\n# H [c](javascript:alert(3)) `a` *b* <!-- &lt; \\u202e"
+
+
+def test_text_of_the_source_is_shown_and_does_nothing(dataset: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(dataset, tmp_path / "copy")
+    frame = read_table(MANIFEST, root)
+    for column in ("dendrite_type", "reconstruction_type", "species"):
+        frame[column] = HOSTILE
+    write_table(MANIFEST, frame.assign(license_url="javascript:alert(9)", source_url=HOSTILE), root)
+    config = dataset_config()
+    config = replace(config, source=replace(config.source, kind=SourceKind.folder, license=HOSTILE, citation=HOSTILE))
+    text = card(root, config)
+    front, body = text.split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["license_name"] == HOSTILE
+    assert len(body.splitlines()) == len(card(dataset, config).split("---\n", 2)[2].splitlines())
+    assert not re.search(r"<[a-zA-Z!/]|(?<!\\)`a|(?<!\\)\*b|(?<!\\)\]\(", body)
+    assert body.count("&lt;img src=x onerror=alert(2)&gt;\\|x \\# H \\[c\\](javascript:alert(3))") == body.count("onerror=alert(2)") >= 5
+    assert any(f.check == "terms" and "no http or https address" in f.message for f in run_checks(root))
+
+
+@given(st.text(max_size=40))
+def test_no_text_leaves_its_line_or_its_cell(text: str) -> None:
+    shown = markdown(text)
+    assert len(shown.splitlines()) <= 1
+    assert not re.search(r"[<>]|(?<!\\)(\\\\)*[|`\[\]*]", shown)
+
+
+def test_the_card_counts_what_is_labelled(dataset: Path) -> None:
+    """Recounted from the arrays: the four classes, without background and unknown."""
+    manifest = read_table(MANIFEST, dataset)
+    body = card(dataset, dataset_config())
+    for side, rows in manifest[manifest["split"] != "excluded"].groupby("split"):
+        labels = [open_volume(dataset / path).read() for path in rows["label_path"]]
+        painted = sum(int(np.isin(of_cell, [1, 2, 3, 4]).sum()) for of_cell in labels)
+        assert painted > 0
+        assert re.search(rf"^\| {side} \| .* \| {painted} \|$", body, re.MULTILINE)
+    tiles = read_table(TILES, dataset)
+    came = tiles[tiles["specimen_id"].isin(manifest.loc[manifest["split"] != "excluded", "specimen_id"]) & (tiles["state"] == "ok")]
+    assert f"| voxels downloaded | {((came['y1'] - came['y0']) * (came['x1'] - came['x0'])).sum()} |" in body
 
 
 def test_both_files_are_the_same_when_built_again_and_hold_no_path_of_this_machine(dataset: Path) -> None:

@@ -19,11 +19,24 @@ import yaml
 from brightfield.config.options import Config, SplitConfig
 from brightfield.core.codes import Finding, Severity
 from brightfield.core.errors import CheckError
-from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, PARAMS_FILE, REASON_GROUP, image_store, label_store, skeleton_file
+from brightfield.core.files import write_json
+from brightfield.core.layout import (
+    CARD_FILE,
+    CROISSANT_FILE,
+    FILES_FILE,
+    PARAMS_FILE,
+    REASON_GROUP,
+    hub_file,
+    image_store,
+    label_store,
+    skeleton_file,
+)
 from brightfield.core.schema import CELLS, FINDINGS, LABEL_STATS, MANIFEST, NODES, PATCHES, SPLITS, Table
 from brightfield.core.tables import frame_of, read_table, write_table
-from brightfield.stages.manifest.checks import CHECKS, run_checks
+from brightfield.stages.manifest.checks import BEFORE_LISTING, CHECKS, check_hashes, run_checks
 from brightfield.stages.manifest.findings import as_text, refuse_errors
+from brightfield.stages.manifest.hub import write_hub
+from brightfield.stages.manifest.listing import check_files, check_orphans, write_listing
 from brightfield.testing.dataset import dataset_config, make_dataset, publish, table_row
 from brightfield.volumes.volume import open_volume
 
@@ -59,6 +72,7 @@ def _redescribe(root: Path) -> None:
     """Card and Croissant of the tables as they are now, so that only the planted fault is seen."""
     from brightfield.stages.manifest.card import write_card, write_croissant
 
+    write_hub(root)
     write_card(root, dataset_config())
     write_croissant(root, dataset_config())
 
@@ -119,26 +133,49 @@ def _flip_byte(path: Path, at: int = -1) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.slow
-def test_one_mutated_byte_in_any_published_volume_or_skeleton_is_found(sound: Path, dataset: Path) -> None:
-    files = [p for p in sorted((sound / "data").rglob("*")) if p.is_file() and p.parent != sound / "data"]
-    assert len(files) > 50
-    for kind in ("skeletons", "images", "labels"):
-        path = next(p for p in files if p.relative_to(sound).parts[1] == kind)
-        target = dataset / path.relative_to(sound)
-        before = target.read_bytes()
-        _flip_byte(target, len(before) // 2)
-        found = [f for f in run_checks(dataset) if f.check == "hashes"]
-        assert [(f.severity, f.specimen_id) for f in found] == [(Severity.ERROR, 101)]
-        target.write_bytes(before)
+def test_one_mutated_byte_in_any_file_is_found_and_named(dataset: Path) -> None:
+    """Every file below data/, one at a time: the check that hashes tells which file, or which volume, it is in."""
+    data = dataset / "data"
+    files = [path for path in sorted(data.rglob("*")) if path.is_file()]
+    assert {path.relative_to(data).parts[0] for path in files} == {path.name for path in data.iterdir()}
+    assert len(files) > 60
+    assert run_checks(dataset, (check_hashes, check_files, check_orphans)) == []
+    for path in files:
+        before = path.read_bytes()
+        _flip_byte(path, len(before) // 2)
+        parts = path.relative_to(dataset).parts
+        found = run_checks(dataset, (check_hashes if parts[1] in ("images", "labels", "skeletons") else check_files,))
+        name = "/".join(parts[: next((k + 1 for k, part in enumerate(parts) if part.endswith(".zarr")), len(parts))])
+        assert any(f.severity is Severity.ERROR and name in f.message for f in found), name
+        path.write_bytes(before)
+    assert run_checks(dataset) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("table", "at"), [(CELLS, 8), (SPLITS, 0.5), (LABEL_STATS, -20), (MANIFEST, 0.5), (PATCHES, 0.3), (NODES, -300)])
-def test_one_mutated_byte_in_any_table_is_found(dataset: Path, table: Table, at: float) -> None:
-    path = dataset / table.path
-    _flip_byte(path, int(at * path.stat().st_size) if 0 < at < 1 else int(at))
-    assert any(f.severity is Severity.ERROR for f in run_checks(dataset))
+def test_a_file_that_nobody_names_is_found_wherever_it_lies(dataset: Path) -> None:
+    strays = ["x.txt", "swc/7_um.swc", "keys/other.json", "hub/patches/all.parquet", "new/deep/y.bin", "skeletons/9.swc", "labels/9.zarr/z"]
+    for name in strays:
+        (dataset / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (dataset / "data" / name).write_text("x")
+    (dataset / "data" / ".gitignore").write_text("in git")
+    found = run_checks(dataset)
+    assert {(f.severity, f.check) for f in found} == {(Severity.ERROR, "orphans")}
+    assert {f.message.split()[0] for f in found} == {f"data/{name.removesuffix('/z')}" for name in strays}
+
+
+def test_a_list_that_leaves_a_file_out_is_found(dataset: Path) -> None:
+    path = dataset / FILES_FILE
+    listed = json.loads(path.read_text())
+    del listed["data/README.md"]
+    write_json(path, listed)
+    assert [f.message for f in run_checks(dataset)] == ["data/README.md is not in data/files.json"]
+    path.unlink()
+    assert [f.check for f in run_checks(dataset)] == ["files"]
+
+
+def test_rows_of_another_side_in_a_file_for_hubs_are_found(dataset: Path) -> None:
+    shutil.copy(dataset / hub_file("patches", "test"), dataset / hub_file("patches", "train"))
+    write_listing(dataset)
+    assert [(f.check, f.severity) for f in run_checks(dataset)] == [("hub", Severity.ERROR)]
 
 
 def _two_rows(root: Path) -> None:
@@ -303,7 +340,7 @@ FAULTS: dict[str, tuple[Fault, str, int | None, str]] = {
 def test_a_planted_fault_is_the_one_finding(dataset: Path, fault: str) -> None:
     plant, check, specimen_id, message = FAULTS[fault]
     plant(dataset)
-    found = run_checks(dataset)
+    found = run_checks(dataset, BEFORE_LISTING)
     # The moved cell was the only one of its side.
     assert {f.check for f in found} - ({"balance"} if fault == "a cell moved to test" else set()) == {check}, as_text(found)
     assert any(f.specimen_id == specimen_id and re.search(message, f.message) for f in found), as_text(found)

@@ -5,22 +5,21 @@ Credentials come from the environment or the cloud's own configuration (fsspec f
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Crop, Plane, Stack
 from brightfield.core.codes import FULL_AXON_UM, Label
-from brightfield.core.errors import InputError, SourceError, StackError, TableError, TransferError
+from brightfield.core.errors import InputError, SourceError, StackError, TransferError
 from brightfield.core.skeleton import parse_swc
 from brightfield.core.urls import public_url
+from brightfield.sources.folder.metadata import Values, number_of, read_metadata
 from brightfield.sources.folder.stacks import Entry, OpenStack, open_stack
 from brightfield.volumes.pyramid import block_mean
 from brightfield.volumes.ranges import without_whole_checksums
@@ -36,33 +35,13 @@ TEST_DIRECTORY = "TEST_DATA_SET"
 CHALLENGE_UM = (0.1144, 0.28)
 """Pixel and plane size of the challenge's stacks, which carry none: those of the Allen stacks that they are copies of."""
 
-"""Axon length that parts full from dendrite-only reconstructions: perfectly, in all 509 mouse cells of the Allen database."""
-
-_TEXT_FIELDS = ("name", "species", "line", "reporter", "structure", "layer", "hemisphere", "dendrite_type", "apical", "reconstruction_type")
-_ALIASES = {
-    "specimen__id": "specimen_id",
-    "specimen__name": "name",
-    "specimen__hemisphere": "hemisphere",
-    "donor__id": "donor_id",
-    "donor__species": "species",
-    "line_name": "line",
-    "cell_reporter_status": "reporter",
-    "structure_parent__acronym": "structure",
-    "structure__layer": "layer",
-    "tag__dendrite_type": "dendrite_type",
-    "tag__apical": "apical",
-    "csl__normalized_depth": "normalized_depth",
-    "nr__reconstruction_type": "reconstruction_type",
-}
-"""Columns of the Allen cells table, so that it may serve as it is."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Home:
     """Where a cell lies: its directory relative to the source, and its row of the metadata."""
 
     directory: str
-    row: Mapping[str, str]
+    row: Values
 
 
 class FolderSource:
@@ -158,12 +137,12 @@ class FolderSource:
     @cached_property
     def _homes(self) -> dict[int, _Home]:
         """Directories by specimen id. A specimen of the challenge that is in both halves is taken where its SWC is."""
-        rows = self._metadata()
+        directories = {directory: directory.rpartition("/")[2] for directory in self._directories()}
+        rows = read_metadata(self._config.metadata).of(directories.values()) if self._config.metadata else {}
         homes: dict[int, _Home] = {}
-        for directory in self._directories():
-            name = directory.rpartition("/")[2]
+        for directory, name in directories.items():
             row = rows.get(name, {})
-            specimen_id = _number(row.get("specimen_id") or name)
+            specimen_id = row.get("specimen_id") or number_of(name)
             if self._is_challenge and specimen_id in homes:
                 continue
             if specimen_id in homes:
@@ -179,45 +158,14 @@ class FolderSource:
         tests = [entry.name for entry in self._list(TEST_DIRECTORY) if entry.is_directory] if TEST_DIRECTORY in names else []
         return [name for name in names if name.isdigit()] + [f"{TEST_DIRECTORY}/{name}" for name in tests if name.isdigit()]
 
-    def _metadata(self) -> dict[str, dict[str, str]]:
-        """Rows of the metadata CSV by directory name."""
-        if not self._config.metadata:
-            return {}
-        import fsspec
-
-        try:
-            with fsspec.open(self._config.metadata, "rt", encoding="utf-8-sig", newline="") as file:
-                text = file.read()
-        except OSError as error:
-            raise TableError(f"source.metadata cannot be read: {error}", path=public_url(self._config.metadata)) from error
-        rows: dict[str, dict[str, str]] = {}
-        for line, raw in enumerate(csv.DictReader(io.StringIO(text)), start=2):
-            row = {_ALIASES.get(key, key): (value or "").strip().strip('"') for key, value in raw.items() if key is not None}
-            name = row.get("directory") or row.get("specimen_id", "")
-            if not name or name in rows:
-                problem = f"{name} is there twice" if name else "a row needs `directory` or `specimen_id`"
-                raise TableError(problem, path=public_url(self._config.metadata), line=line)
-            if row.get("specimen_id") and not row["specimen_id"].isdigit():
-                raise TableError("specimen_id is a whole number", path=public_url(self._config.metadata), line=line)
-            rows[name] = row
-        return rows
-
     # ------------------------------------------------------------------------------------------------------------------- a cell
 
     def _cell(self, specimen_id: int, home: _Home) -> Cell:
         entries = self._list(home.directory)
-        row, name = home.row, home.directory.rpartition("/")[2]
-        fields: dict[str, Any] = {key: row.get(key) or None for key in _TEXT_FIELDS}
-        cell = Cell(
-            **{
-                **fields,
-                "specimen_id": specimen_id,
-                "name": fields["name"] or name,
-                "species": fields["species"] or ("Mus musculus" if self._is_challenge else "unknown"),
-                "donor_id": _number(row["donor_id"]) if row.get("donor_id") else specimen_id,
-                "normalized_depth": float(row["normalized_depth"]) if row.get("normalized_depth") else None,
-            }
-        )
+        name = home.directory.rpartition("/")[2]
+        assumed = {"name": name, "species": "Mus musculus" if self._is_challenge else "unknown", "donor_id": specimen_id}
+        told = {key: value for key, value in home.row.items() if key not in ("directory", "pixel_um", "plane_um")}
+        cell = Cell(**{**assumed, **told, "specimen_id": specimen_id})
         markers = [entry for entry in entries if _is_marker(entry.name)]
         skeletons = [entry for entry in entries if entry.suffix == ".swc" and not _is_marker(entry.name)]
         swc, marker = (_only(found, home.directory, name) for found in (skeletons, markers))
@@ -255,7 +203,7 @@ class FolderSource:
 
     def _describe(self, specimen_id: int, stack: OpenStack) -> Stack:
         """Geometry and planes; numbers without a file are missing planes. A plane's id is a stamp of its file, and of no other cell's."""
-        pixel_um, plane_um = self._voxel_um(stack)
+        pixel_um, plane_um = self._voxel_um(stack, self._homes[specimen_id].row)
         present = set(stack.numbers)
         first, last = stack.numbers[0], stack.numbers[-1]
         planes = tuple(
@@ -267,14 +215,15 @@ class FolderSource:
         height, width = stack.shape_yx
         return Stack(specimen_id, width, height, pixel_um, plane_um, planes, bits=8 * stack.dtype.itemsize)
 
-    def _voxel_um(self, stack: OpenStack) -> tuple[float, float]:
-        """Pixel and plane size: the configuration's, else the files'. Raises StackError where neither says."""
+    def _voxel_um(self, stack: OpenStack, row: Values) -> tuple[float, float]:
+        """Pixel and plane size: the metadata's, else the configuration's, else the files'. Raises StackError where none says."""
         size = stack.size
-        if size.x_um and size.y_um and abs(size.x_um - size.y_um) > 1e-3 * size.x_um and not self._config.pixel_um:
+        told_pixel, told_plane = row.get("pixel_um") or self._config.pixel_um, row.get("plane_um") or self._config.plane_um
+        if size.x_um and size.y_um and abs(size.x_um - size.y_um) > 1e-3 * size.x_um and not told_pixel:
             raise StackError(f"pixels are {size.y_um} x {size.x_um} um; expected squares, or set source.pixel_um")
         known = CHALLENGE_UM if self._is_challenge else (0.0, 0.0)
-        pixel_um = self._config.pixel_um or size.x_um or size.y_um or known[0]
-        plane_um = self._config.plane_um or size.z_um or known[1]
+        pixel_um = told_pixel or size.x_um or size.y_um or known[0]
+        plane_um = told_plane or size.z_um or known[1]
         for value, key in ((pixel_um, "pixel_um"), (plane_um, "plane_um")):
             if not value:
                 raise StackError(f"the files do not say their {key}; set source.{key} to it, in um")
@@ -292,13 +241,6 @@ def _only(found: Sequence[Entry], directory: str, name: str) -> Entry | None:
     if len(found) > 1 and len(named) != 1:
         raise SourceError(f"{directory} has {len(found)} files such as {found[0].name} and {found[1].name}; keep one, or name it {name}")
     return next(iter(named or found), None)
-
-
-def _number(text: str) -> int:
-    """A whole number as it is; of any other text 48 bits of its hash."""
-    return (
-        int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
-    )
 
 
 def _stamp(data: bytes) -> int:

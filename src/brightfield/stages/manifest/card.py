@@ -6,7 +6,7 @@ Both say only what the tables say, hold no date and no host, and so come out the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,13 @@ from brightfield.config.options import Config, SourceKind
 from brightfield.core.codes import LABEL_NAMES, Label, Reason, Split
 from brightfield.core.errors import TableError
 from brightfield.core.files import write_text
-from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, DATA_DIR, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, DATA_DIR, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR, hub_file
 from brightfield.core.schema import MANIFEST, PATCHES, TABLES, Table
 from brightfield.core.tables import read_table
+from brightfield.core.text import markdown, markdown_code
+from brightfield.core.urls import web_link
 from brightfield.splitting.proof import prove
+from brightfield.stages.manifest.hub import HUB_TABLES, SIDES
 from brightfield.stages.manifest.table import hash_and_size, terms
 
 if TYPE_CHECKING:
@@ -94,9 +97,10 @@ def card(root: Path, config: Config) -> str:
         f"## Splits\n\n{_splits(taken, config)}",
         f"## Labels\n\n{_codes()}",
         f"## Use it\n\n{_usage()}",
-        "## Terms\n\n" + "\n".join(f"- **{question}** {answer}" for question, answer in license_answers(config).items()),
-        f"## Cite\n\n{terms(config).citation}",
-        "## How it was made\n\n" + "\n".join(f"- **{name}**: {text}" for name, text in _responsible(manifest, taken, config).items()),
+        "## Terms\n\n" + "\n".join(f"- **{question}** {markdown(answer)}" for question, answer in license_answers(config).items()),
+        f"## Cite\n\n{markdown(terms(config).citation)}",
+        "## How it was made\n\n"
+        + "\n".join(f"- **{name}**: {markdown(text)}" for name, text in _responsible(manifest, taken, config).items()),
         f"## Provenance\n\n{_provenance(manifest)}",
     ]
     return "\n\n".join(sections) + "\n"
@@ -110,13 +114,19 @@ def _front_matter(config: Config, n_patches: int) -> str:
         "pretty_name": PRETTY_NAME,
         "license": "other",
         "license_name": known.license,
-        **({"license_link": known.license_url} if known.license_url else {}),
+        **({"license_link": known.license_url} if web_link(known.license_url) else {}),
         "task_categories": ["image-segmentation"],
         "tags": [keyword.lower().replace(" ", "-") for keyword in KEYWORDS],
         "size_categories": [next((name for limit, name in _SIZES if n_patches < limit), "n>1M")],
         "configs": [
-            {"config_name": table.name, "data_files": table.path.relative_to(DATA_DIR).as_posix(), "default": table is MANIFEST}
-            for table in (MANIFEST, PATCHES)
+            {
+                "config_name": table.name,
+                "data_files": [
+                    {"split": side.value, "path": hub_file(table.name, side).relative_to(DATA_DIR).as_posix()} for side in SIDES
+                ],
+                "default": table is MANIFEST,
+            }
+            for table in HUB_TABLES
         ],
     }
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)}---"
@@ -164,8 +174,10 @@ def _codes() -> str:
 
 def _usage() -> str:
     return (
-        "```python\nimport brightfield\n\ncells = brightfield.manifest()  # a pandas frame, one row per cell\n"
-        'cell = brightfield.open_cell(int(cells["specimen_id"][0]))  # lazy arrays: cell.image, cell.labels\n```\n\n'
+        "```python\nimport brightfield\n\ntable = brightfield.manifest()  # a pandas frame, one row per cell, excluded ones too\n"
+        'for cell in brightfield.cells("train"):  # those of a side; without one, all that are not excluded\n'
+        "    print(cell.specimen_id, cell.image.shape, cell.labels.shape)  # lazy arrays\n```\n\n"
+        '```python\nfrom datasets import load_dataset\n\npatches = load_dataset("data", "patches")["train"]  # or "manifest"\n```\n\n'
         "```sql\n-- DuckDB\nSELECT split, count(*) AS cells, sum(path_axon_um) / 1000 AS axon_mm\n"
         f"FROM '{MANIFEST.path.as_posix()}' GROUP BY split ORDER BY split;\n```"
     )
@@ -173,12 +185,12 @@ def _usage() -> str:
 
 def _provenance(manifest: pd.DataFrame) -> str:
     columns = ("source_url", "snapshot_sha256", "config_sha256", "code_version")
-    return _markdown(("", ""), [(name, f"`{value}`") for name in columns for value in sorted(set(manifest[name]))])
+    return _markdown(("", ""), [(name, value) for name in columns for value in sorted(set(manifest[name]))], markdown_code)
 
 
-def _markdown(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
+def _markdown(header: tuple[str, ...], rows: list[tuple[Any, ...]], show: Callable[[object], str] = markdown) -> str:
+    lines = [header, tuple("---" for _ in header), *([markdown(name), *map(show, values)] for name, *values in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------- responsible

@@ -7,7 +7,7 @@ per level of a volume (all of a small one), evenly spread. A byte that changed a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,16 @@ from brightfield.core.codes import Finding, Severity, Split
 from brightfield.core.errors import BrightfieldError, TableError
 from brightfield.core.files import sha256_file
 from brightfield.core.keys import BEFORE_SPLIT, read_failures
-from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, EXPORTS_DIR, IMAGES_DIR, LABELS_DIR, PARAMS_FILE, SKELETONS_DIR
+from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, PARAMS_FILE
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, FINDINGS, LABEL_STATS, SPLITS, TABLES, Table
 from brightfield.core.tables import read_table
+from brightfield.core.urls import web_link
 from brightfield.splitting.assign import assign
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, prove
 from brightfield.stages.manifest import card
 from brightfield.stages.manifest.findings import error_of, warning_of
+from brightfield.stages.manifest.hub import check_hub
+from brightfield.stages.manifest.listing import check_files, check_orphans
 from brightfield.stages.manifest.table import DECIDING_GROUPS, NOT_STATED, StoreHasher, hash_and_size, named_files
 from brightfield.stages.manifest.voxel_checks import check_codes, check_components, check_grids, check_nodes, check_patches, check_pyramids
 
@@ -37,11 +40,14 @@ if TYPE_CHECKING:
 type Check = Callable[[Dataset], Iterator[Finding]]
 
 
-def run_checks(root: Path) -> list[Finding]:
-    """Every finding about the dataset at `root`, errors first. A check whose table is not there leaves it to `check_schema`."""
+def run_checks(root: Path, checks: Sequence[Check] | None = None) -> list[Finding]:
+    """What `checks` (default: all) find about the dataset at `root`, errors first.
+
+    A check whose table is not there leaves it to `check_schema`.
+    """
     dataset = Dataset(root)
     findings: list[Finding] = []
-    for check in CHECKS:
+    for check in CHECKS if checks is None else checks:
         try:
             findings += check(dataset)
         except TableError:
@@ -115,6 +121,8 @@ def check_configuration(dataset: Dataset) -> Iterator[Finding]:
 
 def check_terms(dataset: Dataset) -> Iterator[Finding]:
     """Every row carries licence and citation."""
+    for url in sorted(url for url in set(dataset.manifest["license_url"]) if url and not web_link(url)):
+        yield error_of("terms", f"license_url {url[:100]!r} is no http or https address")
     for row in dataset.manifest[["specimen_id", "license", "citation"]].itertuples():
         for what in ("license", "citation"):
             text = str(getattr(row, what)).strip()
@@ -142,19 +150,6 @@ def check_hashes(dataset: Dataset) -> Iterator[Finding]:
                 yield error_of("hashes", f"{path} is not there", specimen_id, f"fetch it with `dvc pull {path}`")
             elif (hash_store if target.is_dir() else hash_and_size)(target)[0] != expected:
                 yield error_of("hashes", f"the {kind} {path} does not have the bytes that the manifest says", specimen_id)
-
-
-def check_orphans(dataset: Dataset) -> Iterator[Finding]:
-    """Nothing lies among the data that no table names."""
-    manifest = dataset.manifest
-    named = {path for _, _, path, _ in named_files(manifest)}
-    stems = {str(specimen_id) for specimen_id in manifest["specimen_id"].tolist()}
-    for folder in (IMAGES_DIR, LABELS_DIR, SKELETONS_DIR, EXPORTS_DIR):
-        for path in sorted((dataset.root / folder).glob("*")):
-            name = (folder / path.name).as_posix()
-            known = path.name.split("_")[0] in stems if folder == EXPORTS_DIR else name in named
-            if not known and path.name != ".gitignore":
-                yield warning_of("orphans", f"{name} is named by no table", remedy="remove it")
 
 
 # -------------------------------------------------------------------------------------------------------------------- splits
@@ -226,7 +221,9 @@ CHECKS: tuple[Check, ...] = (
     check_terms,
     check_notes,
     check_hashes,
+    check_files,
     check_orphans,
+    check_hub,
     check_grids,
     check_codes,
     check_pyramids,
@@ -237,3 +234,6 @@ CHECKS: tuple[Check, ...] = (
     check_patches,
     check_description,
 )
+
+BEFORE_LISTING: tuple[Check, ...] = tuple(check for check in CHECKS if check is not check_files)
+"""The checks before the list of files is written, which holds what they found."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.built.cells import BuiltCell
 from brightfield.core.codes import LABEL_NAMES, Label, Verdict
-from brightfield.core.layout import swc_export_file
+from brightfield.core.layout import SwcUnit, swc_export_file
 from brightfield.core.schema import ALIGNMENT, LABEL_STATS
 from brightfield.core.skeleton import ROOT, Marker, Skeleton, write_swc
 from brightfield.core.tables import read_table
@@ -89,7 +89,7 @@ def export_swc(specimen_id: int, skeleton: Skeleton, grid: Grid, root: Path) -> 
     """Write the skeleton as SWC in um and in voxels of `grid`, with the node ids of the nodes table; returns both paths."""
     strict = skeleton.parents_first()
     written = []
-    units: tuple[tuple[Literal["um", "voxels"], Grid | None], ...] = (("um", None), ("voxels", grid))
+    units: tuple[tuple[SwcUnit, Grid | None], ...] = (("um", None), ("voxels", grid))
     for unit, in_grid in units:
         path = root / swc_export_file(specimen_id, unit)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,10 @@ from brightfield.core.tables import read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.manifest.card import write_card, write_croissant
-from brightfield.stages.manifest.checks import run_checks
+from brightfield.stages.manifest.checks import BEFORE_LISTING, run_checks
 from brightfield.stages.manifest.findings import as_text, refuse_errors
+from brightfield.stages.manifest.hub import write_hub
+from brightfield.stages.manifest.listing import write_listing
 from brightfield.stages.manifest.nodes import export_swc, nodes_of
 from brightfield.stages.manifest.patches import sample, voxels_of
 from brightfield.stages.manifest.table import build_manifest
@@ -35,12 +37,14 @@ def run(config: Config, root: Path) -> None:
     done = cache.run(_tasks(config, root), Engine(config.compute, "patches").map, on_failure=config.download.on_failure)
     print(f"manifest: {done}")
     write_table(MANIFEST, build_manifest(root, config, source_url=source_name(config.source)), root)
+    write_hub(root)
     write_card(root, config)
     write_croissant(root, config)
-    findings = run_checks(root)
+    findings = run_checks(root, BEFORE_LISTING)
     print(as_text(findings))
     refuse_errors(findings)
     write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])
+    write_listing(root)
 
 
 def _tasks(config: Config, root: Path) -> dict[int, CellTask]:

@@ -21,6 +21,7 @@ from brightfield.core.files import write_text
 from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_FILE, image_store, label_store
 from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, PATCHES, TILES
 from brightfield.core.tables import read_table
+from brightfield.core.urls import web_link
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, Proof, prove
 from brightfield.stages.report.pictures import Overlay, Picture, centre_voxel, colour, overlay, projection, slices
 from brightfield.volumes.volume import open_volume
@@ -194,6 +195,7 @@ def _page(material: Material, changes: str) -> str:
         "pages": [_cell_page(material, row) for row in pictured],
         "n_unpictured": int(material.manifest["image_path"].notna().sum()) - len(pictured),
         "changes": changes,
+        "license_link": web_link(str(_first(material.manifest, ("license_url",))["license_url"])),
         "terms": _first(material.manifest, ("license", "license_url", "citation", "source_url", "code_version", "config_sha256")),
     }
     return environment.get_template("report.html.j2").render(context)
