@@ -66,6 +66,7 @@ class Cell:
     marker_file_id: int | None = None
     marker_url: str | None = None
     stack: Stack | None = None
+    swc_problem: str | None = None  # why the source's skeleton or markers cannot be used, where it has some
     stack_problem: str | None = None  # why the source's images make up no stack that can be used, where it has some
 
 

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from brightfield.built.cells import selected_cells
+from brightfield.built.cells import selected_cells, swc_convention
 from brightfield.config.options import Config, CoverageKind, Scheduler, SourceKind
 from brightfield.config.params import source_name
 from brightfield.core.cell import Cell
 from brightfield.core.errors import BrightfieldError, CellFailures
 from brightfield.core.layout import IMAGES_DIR, SKELETONS_DIR, image_store, marker_file, skeleton_file
 from brightfield.core.schema import TILES
-from brightfield.core.skeleton import Skeleton, parse_swc, read_swc
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.swc import parse_swc, read_swc
 from brightfield.core.tables import write_table
 from brightfield.run.engine import Engine, progress
 from brightfield.run.workcache import CellTask, WorkCache, work_root
@@ -82,9 +83,12 @@ def fetch_files(root: Path, cell: Cell, address: Address) -> None:
             (root / marker_file(cell.specimen_id)).write_bytes(source.file(cell.marker_url))
 
 
-def _skeleton(cell: Cell, source: Source, root: Path) -> Skeleton:
+def _skeleton(config: Config, cell: Cell, source: Source, root: Path) -> Skeleton:
     path = root / skeleton_file(cell.specimen_id)
-    return read_swc(path) if path.is_file() else parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}")
+    convention = swc_convention(config.source, (1.0, 1.0, 1.0) if cell.stack is None else cell.stack.grid.voxel_size_zyx_um)
+    if path.is_file():
+        return read_swc(path, convention)
+    return parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}", convention)
 
 
 # ------------------------------------------------------------------------------------------------------------------- plan
@@ -99,7 +103,7 @@ def _plans(config: Config, root: Path, cells: Mapping[int, Cell], address: Addre
     def plan_one(cell: Cell) -> CellPlan | None:
         try:
             projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
-            return plan_cell(cell, _skeleton(cell, source, root), image, projection, swc_origin=origin)
+            return plan_cell(cell, _skeleton(config, cell, source, root), image, projection, swc_origin=origin)
         except BrightfieldError as error:
             failures[cell.specimen_id] = f"it cannot be planned: {error}"
             return None
