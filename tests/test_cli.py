@@ -14,7 +14,7 @@ from brightfield.config import params
 from brightfield.config.options import Config
 from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
 
-COMMANDS = ("config", "plan", "stage", "refresh", "check", "evaluate", "salt", "diff", "release", "pull", "push", "mirror", "gc")
+COMMANDS = ("config", "plan", "stage", "refresh", "check", "inspect", "evaluate", "salt", "diff", "release", "pull", "push", "mirror", "gc")
 
 
 def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

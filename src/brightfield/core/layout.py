@@ -74,12 +74,12 @@ def marker_file(specimen_id: int) -> Path:
     return SKELETONS_DIR / f"{specimen_id}.marker"
 
 
-type SwcUnit = Literal["um", "voxels"]
+type ExportUnit = Literal["um", "voxels"]
 
-SWC_UNITS: tuple[SwcUnit, ...] = ("um", "voxels")
+SWC_UNITS: tuple[ExportUnit, ...] = ("um", "voxels")
 
 
-def swc_export_file(specimen_id: int, unit: SwcUnit) -> Path:
+def swc_export_file(specimen_id: int, unit: ExportUnit) -> Path:
     """The skeleton as the labels were drawn from it, for evaluators: in um, or in voxels of the downloaded grid."""
     return EXPORTS_DIR / f"{specimen_id}_{unit}.swc"
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brightfield.config.options import CoverageKind, ImageConfig, SwcOrigin
+from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SwcOrigin
 from brightfield.core.cell import Cell, Stack
 from brightfield.core.errors import CapacityError, ConfigError, GridError
 from brightfield.core.space import Grid, Shape, download_grid, swc_to_stack_um
@@ -304,12 +304,12 @@ def plan_of_tiles(specimen_id: int, stack: Stack, tiles: pd.DataFrame, image: Im
     return CellPlan(specimen_id, grid, image.level, image.z_step, known, usable, shard, tile_of(image), stack.bits // 8)
 
 
-def plan_inputs(image: ImageConfig, swc_origin: SwcOrigin, swc_sha256: str | None) -> dict[str, Any]:
+def plan_inputs(image: ImageConfig, source: SourceConfig, swc_sha256: str | None) -> dict[str, Any]:
     """The options that decide a plan, and the skeleton where they need it: plans of one stack with equal inputs are equal."""
     inputs: dict[str, Any] = {name: getattr(image, name) for name in ("level", "z_step", "tile_px", "shard_zyx")}
     inputs["coverage"] = image.coverage.value
     if image.coverage is not CoverageKind.full:
-        inputs |= {"swc": swc_sha256, "swc_origin": swc_origin.value}
+        inputs |= {"swc_origin": source.swc_origin.value, "swc": [swc_sha256, source.swc_unit.value, source.swc_axes.value]}
         names = ("margin_um",) if image.coverage is CoverageKind.box else ("radius_um", "background_share")
         inputs |= {name: getattr(image, name) for name in names}
     return inputs

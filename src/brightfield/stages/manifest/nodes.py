@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from brightfield.built.cells import BuiltCell
 from brightfield.core.codes import LABEL_NAMES, Label, Verdict
-from brightfield.core.layout import SwcUnit, swc_export_file
+from brightfield.core.layout import ExportUnit, swc_export_file
+from brightfield.core.markers import Marker
 from brightfield.core.schema import ALIGNMENT, LABEL_STATS
-from brightfield.core.skeleton import ROOT, Marker, Skeleton, write_swc
+from brightfield.core.skeleton import ROOT, Skeleton
+from brightfield.core.swc import write_swc
 from brightfield.core.tables import read_table
 from brightfield.core.tips import FACE_PLANES, tip_kinds
 
@@ -89,7 +91,7 @@ def export_swc(specimen_id: int, skeleton: Skeleton, grid: Grid, root: Path) -> 
     """Write the skeleton as SWC in um and in voxels of `grid`, with the node ids of the nodes table; returns both paths."""
     strict = skeleton.parents_first()
     written = []
-    units: tuple[tuple[SwcUnit, Grid | None], ...] = (("um", None), ("voxels", grid))
+    units: tuple[tuple[ExportUnit, Grid | None], ...] = (("um", None), ("voxels", grid))
     for unit, in_grid in units:
         path = root / swc_export_file(specimen_id, unit)
         path.parent.mkdir(parents=True, exist_ok=True)
