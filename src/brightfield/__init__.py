@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from brightfield.core.skeleton import read_swc
     from brightfield.core.space import Grid
     from brightfield.dataset import CellData, manifest, open_cell
+    from brightfield.learn.patches import patches
     from brightfield.raster.voxels import rasterize
 
 _HOMES = {
@@ -21,10 +22,11 @@ _HOMES = {
     "Grid": "core.space",
     "manifest": "dataset",
     "open_cell": "dataset",
+    "patches": "learn.patches",
     "rasterize": "raster.voxels",
     "read_swc": "core.skeleton",
 }
-__all__ = ["CellData", "Grid", "__version__", "manifest", "open_cell", "rasterize", "read_swc"]
+__all__ = ["CellData", "Grid", "__version__", "manifest", "open_cell", "patches", "rasterize", "read_swc"]
 
 
 def __getattr__(name: str) -> Any:
