@@ -76,8 +76,7 @@ class Warp:
 
     def to_patch(self, position_zyx_um: Reals) -> Reals:
         """Where places (n, 3) of the cell lie in the deformed patch, in um: the inverse of `to_cell`."""
-        centre = np.array(self.centre_zyx_um)
-        turned = (position_zyx_um - centre) @ _rotation(-self.angle_rad).T + centre
+        turned = self._rotated(position_zyx_um, -self.angle_rad)
         found = turned.copy()
         for _ in range(_INVERSE_STEPS if self.knots_um.any() else 1):
             found = turned - self.displacement(found)
@@ -85,9 +84,16 @@ class Warp:
 
     def to_cell(self, position_zyx_um: Reals) -> Reals:
         """Which places of the cell the places (n, 3) of the patch show, in um."""
-        centre = np.array(self.centre_zyx_um)
-        moved: Reals = (position_zyx_um + self.displacement(position_zyx_um) - centre) @ _rotation(self.angle_rad).T + centre
-        return moved
+        return self._rotated(position_zyx_um + self.displacement(position_zyx_um), self.angle_rad)
+
+    def _rotated(self, position_zyx_um: Reals, angle: float) -> Reals:
+        """Places turned about the centre, from y to x; z stays the very same."""
+        out = position_zyx_um.copy()
+        _, centre_y, centre_x = self.centre_zyx_um
+        dy, dx = position_zyx_um[:, 1] - centre_y, position_zyx_um[:, 2] - centre_x
+        out[:, 1] = centre_y + cos(angle) * dy - sin(angle) * dx
+        out[:, 2] = centre_x + sin(angle) * dy + cos(angle) * dx
+        return out
 
     def displacement(self, position_zyx_um: Reals) -> Reals:
         """(n, 3) um that the B-spline moves places by; 0 in z."""
@@ -110,20 +116,15 @@ def source_window(source: NDArray[np.float32], planes: tuple[int, int], cell: Gr
 def resampled(image: NDArray[Any], source: NDArray[np.float32], window: Window, outside: float) -> NDArray[np.float32]:
     """The image (z, y, x) of `window` at `source`, bilinear within each plane, float32; `outside` where the window has no pixel."""
     out = np.empty(source.shape[:3], np.float32)
-    _resample(image, source, window[1][0], window[2][0], outside, out)
+    _resample(image, source, window[1][0], window[2][0], float(outside), out)
     return out
 
 
 def nearest(codes: NDArray[np.uint8], source: NDArray[np.float32], window: Window, outside: int) -> NDArray[np.uint8]:
     """The codes (z, y, x) of `window` at `source`, each that of the nearest pixel of its plane: never blurred."""
     out = np.empty(source.shape[:3], np.uint8)
-    _pick(codes, source, window[1][0], window[2][0], outside, out)
+    _pick(codes, source, window[1][0], window[2][0], int(outside), out)
     return out
-
-
-def _rotation(angle: float) -> Reals:
-    c, s = cos(angle), sin(angle)
-    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
