@@ -17,7 +17,7 @@ from brightfield.learn.augment import Augment
 from brightfield.learn.patches import Patches
 from brightfield.learn.targets import TARGETS, known
 from brightfield.raster.voxels import rasterize
-from brightfield.testing import dataset_config, make_dataset
+from brightfield.testing.dataset import dataset_config, make_dataset
 
 ALL = tuple(TARGETS)
 UNKNOWN = Label.UNKNOWN

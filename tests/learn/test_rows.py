@@ -10,7 +10,7 @@ from brightfield.core.errors import ConfigError, TableError
 from brightfield.core.schema import PATCHES
 from brightfield.core.tables import frame_of, write_table
 from brightfield.learn.rows import read_rows
-from brightfield.testing import table_row
+from brightfield.testing.dataset import table_row
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from brightfield.learn.targets import (
 from brightfield.learn.turn import Turn
 from brightfield.raster.cones import cones_of
 from brightfield.raster.voxels import rasterize
-from brightfield.testing import cable, grids_within, neurons, windows
+from brightfield.testing.grids import grids_within, windows
+from brightfield.testing.skeletons import cable, neurons
 from oracle import axis_distance, in_cone, round_cones, voxel_centres
 
 UNKNOWN = Label.UNKNOWN

@@ -12,7 +12,7 @@ import pytest
 
 import brightfield
 from brightfield.core.errors import ConfigError
-from brightfield.testing import make_dataset
+from brightfield.testing.dataset import make_dataset
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 pytestmark = [

@@ -18,7 +18,7 @@ from brightfield.learn.turn import Turn
 from brightfield.learn.warp import Warp, nearest, resampled, source_window
 from brightfield.raster.cones import cones_of
 from brightfield.raster.voxels import rasterize
-from brightfield.testing import cable
+from brightfield.testing.skeletons import cable
 
 GRID = Grid((12, 90, 120), (1.12, 0.4, 0.4), (0.5, -2.0, 3.0))
 WINDOW = ((2, 10), (20, 68), (30, 78))

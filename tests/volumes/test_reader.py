@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from brightfield.core.errors import StackError
 from brightfield.core.space import Grid
-from brightfield.testing import array_specs, sparse_voxels, windows
+from brightfield.testing.grids import array_specs, sparse_voxels, windows
 from brightfield.volumes import reader
 from brightfield.volumes.reader import WindowReader, reader_of
 from brightfield.volumes.shards import ArraySpec
