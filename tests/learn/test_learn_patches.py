@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import brightfield
 from brightfield.core.codes import Label, Reason
-from brightfield.core.errors import ConfigError, GridError, StackError
+from brightfield.core.errors import ConfigError, GridError, SourceError, StackError
 from brightfield.core.layout import label_store
 from brightfield.learn.augment import Augment
 from brightfield.learn.patches import Patches
@@ -214,3 +215,30 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_revision_is_read_from_the_remote_as_it_was_here(root: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(root, repository)
+
+    def run(*command: str) -> None:
+        subprocess.run(command, cwd=repository, check=True, capture_output=True, timeout=300)
+
+    run("git", "init", "-q")
+    run(sys.executable, "-m", "dvc", "init", "-q")
+    run(sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    run(sys.executable, "-m", "dvc", "add", "-q", "data")
+    run(sys.executable, "-m", "dvc", "push", "-q")
+    run("git", "add", "-A")
+    run("git", "commit", "-q", "-m", "data")
+    run("git", "tag", "v1")
+    shutil.rmtree(repository / ".dvc/cache")
+    shutil.rmtree(repository / "data")
+    options = {"targets": ALL, "augment": True, "by_shard": True}
+    afar, here = brightfield.patches(repository, rev="v1", **options), brightfield.patches(root, **options)
+    assert len(afar) == len(here)
+    for index in range(len(here)):
+        assert same(afar[index], here[index])
+    with pytest.raises(SourceError, match="revision 'v9'"):
+        brightfield.patches(repository, rev="v9")

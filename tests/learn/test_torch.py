@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -153,6 +154,17 @@ distributed.destroy_process_group()
     assert not set(first) & set(second)
     alone = [f"{s['specimen_id']}/{s['patch']}" for s in brightfield.patches(root, seed=3)]
     assert [key for pair in zip(first, second, strict=True) for key in pair] == alone[: N // 2 * 2]
+
+
+def test_the_training_guide_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parents[2] / "docs/how-to/train.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "train.md", "exec"), names)
+    assert np.isfinite(names["value"].item())
+    assert (names["state"]["data"]["epoch"], names["state"]["data"]["position"]) == (2, 0)
 
 
 def test_a_loader_refuses_to_order_again(root: Path) -> None:
