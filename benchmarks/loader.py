@@ -2,7 +2,8 @@
 
 Run: python benchmarks/loader.py [ROOT] [--patches 300] [--repeats 3] [--memory 10000]. ROOT is a built dataset (default: here). Prints a
 table and writes benchmarks/results/loader.json. All readers read the same boxes (image and labels of the train patches) in turns, caches of
-decoded data off, and every figure is the best of the repeats: patches per second of CPU time, of all threads. Read the ratios.
+decoded data off, and every figure is the best of the repeats: patches per second of CPU time, of all threads. Read the ratios. --cellmap
+takes an interpreter that has cellmap-data, which reads Zarr v2 only: it gets a copy.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import psutil
 import tensorstore
 import zarr
@@ -121,6 +125,37 @@ def memory(root: Path, n: int) -> list[dict[str, float]]:
     return found
 
 
+def cellmap(root: Path, boxes: list[tuple[int, Window]], repeats: int, python: str) -> float:
+    """Patches per CPU-second of cellmap-data on the boxes of the cell that has most of them, copied to what it reads: Zarr v2."""
+    specimen_id = Counter(cell for cell, _ in boxes).most_common(1)[0][0]
+    cell = brightfield.open_cell(specimen_id, root)
+    windows = [window for other, window in boxes if other == specimen_id]
+    job = {
+        "shape": [high - low for low, high in windows[0]],
+        "scale": cell.image.grid.voxel_size_zyx_um,
+        "centres": [cell.image.grid.to_um([(low + high) / 2 for low, high in window]).tolist() for window in windows],
+        "repeats": repeats,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, volume in (("raw", cell.image), ("labels/neuron", cell.labels)):
+            _copy_v2(volume, Path(folder) / name)
+        command = [python, str(Path(__file__).with_name("loader_cellmap.py")), folder, json.dumps(job)]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return max(float(line.split()[0]) for line in lines[1:])
+
+
+def _copy_v2(volume: Any, path: Path) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    codec = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.NOSHUFFLE)
+    array = group.create_array("s0", shape=volume.shape, dtype=volume.dtype, chunks=volume.spec().chunk_zyx, compressors=codec)
+    array[:] = volume[:]
+    scale = {"type": "scale", "scale": list(volume.grid.voxel_size_zyx_um)}
+    shift = {"type": "translation", "translation": list(volume.grid.origin_zyx_um)}
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    datasets = [{"path": "s0", "coordinateTransformations": [scale, shift]}]
+    group.attrs["multiscales"] = [{"version": "0.4", "name": "", "axes": axes, "datasets": datasets}]
+
+
 def _by_hand(root: Path, specimen_id: int, window: Window) -> tuple[Any, Any]:
     cell = brightfield.open_cell(specimen_id, root)
     return cell.image[_slices(window)], cell.labels[_slices(window)]
@@ -152,6 +187,7 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=int, default=10_000)
+    parser.add_argument("--cellmap", default="", help="an interpreter that has cellmap-data")
     args = parser.parse_args()
     boxes = boxes_of(args.root, args.patches)
     n = len(boxes)
@@ -166,12 +202,14 @@ def main() -> None:
         "samples": rates(loaders(args.root, n), n, args.repeats),
         "targets": rates(targets(args.root, n), n, args.repeats),
     }
+    if args.cellmap:
+        results["samples"]["cellmap-data (Zarr v2 copy)"] = {"per_cpu_s": cellmap(args.root, boxes, args.repeats, args.cellmap)}
     ours, other = (results["read"][name]["per_cpu_s"] for name in ("reader_of", "tensorstore"))
     results["ratio_to_tensorstore"] = ours / other
     for group in ("read", "samples", "targets"):
         print(f"{group}: patches of {results['patch_zyx']}")
         for name, figures in results[group].items():
-            print(f"  {name:40} {figures['per_cpu_s']:7.1f} per CPU-second {figures['per_s']:7.1f} per second")
+            print(f"  {name:40} {figures['per_cpu_s']:7.1f} per CPU-second {figures.get('per_s', 0):7.1f} per second")
     print(f"reader_of / tensorstore: {results['ratio_to_tensorstore']:.2f}")
     print("memory:", ", ".join(f"{row['patches']}: {row['rss_mb']} MB" for row in results["memory"]))
     RESULT.parent.mkdir(exist_ok=True)
