@@ -22,7 +22,17 @@ from brightfield.learn.targets import Target
 
 
 def patches(root: Path | str = ".", split: str = "train", **options: Any) -> Patches:
-    """The training patches of one side of the dataset at `root`, as numpy arrays; `options` are those of `Patches`.
+    """The training patches of one side (train, val, test) of the dataset at `root`, as numpy arrays, in an order that can be repeated.
+
+    A sequence of samples: dicts of ``image`` (1, z, y, x) float32, ``mask`` (z, y, x) bool, True where labels are known, each target by its
+    name, ``specimen_id`` and ``patch``. Options, by keyword:
+
+    - rev: read this git revision from the DVC remote. size: (z, y, x) voxels about the centres of the patches, instead of their boxes.
+    - targets: names of `learn.targets.TARGETS`, or targets with other numbers; default ``("semantic",)``.
+    - scale: ``stain`` (default: bright is stain, 0 to 1), ``grey`` or ``absorbance``. augment: True, or an `learn.augment.Augment`.
+    - fold: cross-validation fold. kinds: only patches of these. max_ignored: only patches of which at most this share is unknown.
+    - draw: ``each`` patch once an epoch (default), by ``weight``, or by ``class``: the same share for each. shuffle: default for train only.
+    - seed; rank and world: this process of a distributed training. by_shard: patches of one shard near each other.
 
     Raises ConfigError for an option that makes no sense, TableError or SourceError where there are no such patches.
     """
