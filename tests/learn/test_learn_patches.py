@@ -236,9 +236,14 @@ def test_a_revision_is_read_from_the_remote_as_it_was_here(root: Path, tmp_path:
     shutil.rmtree(repository / ".dvc/cache")
     shutil.rmtree(repository / "data")
     options = {"targets": ALL, "augment": True, "by_shard": True}
-    afar, here = brightfield.patches(repository, rev="v1", **options), brightfield.patches(root, **options)
-    assert len(afar) == len(here)
-    for index in range(len(here)):
-        assert same(afar[index], here[index])
-    with pytest.raises(SourceError, match="revision 'v9'"):
+    here = brightfield.patches(root, **options)
+    for cache in (None, tmp_path / "cache"):
+        afar = pickle.loads(pickle.dumps(brightfield.patches(repository, rev="v1", cache=cache, **options)))
+        assert len(afar) == len(here)
+        for index in range(len(here)):
+            assert same(afar[index], here[index])
+    kept = brightfield.patches(repository, rev="v1", cache=tmp_path / "cache", **options)
+    (tmp_path / "store").rename(tmp_path / "gone")  # what was read before is still there
+    assert same(kept[0], here[0])
+    with pytest.raises(SourceError, match="v9"):
         brightfield.patches(repository, rev="v9")

@@ -9,6 +9,7 @@ import pytest
 from brightfield.core.errors import ConfigError, TableError
 from brightfield.core.schema import PATCHES
 from brightfield.core.tables import frame_of, write_table
+from brightfield.learn.files import LocalFiles
 from brightfield.learn.rows import read_rows
 from brightfield.testing.dataset import table_row
 
@@ -40,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_rows_are_those_of_the_table(root: Path) -> None:
-    rows = read_rows(root, "val")
+    rows = read_rows(LocalFiles(root), "val")
     frame = pd.read_parquet(root / PATCHES.path).query("split == 'val'")
     np.testing.assert_array_equal(rows.specimen_id, frame["specimen_id"])
     np.testing.assert_array_equal(rows.patch, frame["patch"])
@@ -50,28 +51,32 @@ def test_rows_are_those_of_the_table(root: Path) -> None:
 
 
 def test_filters_leave_what_they_say(root: Path) -> None:
-    assert read_rows(root, "train", max_ignored=0.35).patch.tolist() == [0, 1, 2, 3]
-    assert read_rows(root, "train", kinds=["axon"]).patch.tolist() == [1, 3, 5, 7, 9]
-    assert set(read_rows(root, "train", fold=0).specimen_id) == {2}
-    assert set(read_rows(root, "val", fold=0).specimen_id) == {1}
+    assert read_rows(LocalFiles(root), "train", max_ignored=0.35).patch.tolist() == [0, 1, 2, 3]
+    assert read_rows(LocalFiles(root), "train", kinds=["axon"]).patch.tolist() == [1, 3, 5, 7, 9]
+    assert set(read_rows(LocalFiles(root), "train", fold=0).specimen_id) == {2}
+    assert set(read_rows(LocalFiles(root), "val", fold=0).specimen_id) == {1}
 
 
 def test_the_digest_tells_other_rows(root: Path) -> None:
-    digests = {read_rows(root, "train").digest, read_rows(root, "val").digest, read_rows(root, "train", max_ignored=0.5).digest}
+    digests = {
+        read_rows(LocalFiles(root), "train").digest,
+        read_rows(LocalFiles(root), "val").digest,
+        read_rows(LocalFiles(root), "train", max_ignored=0.5).digest,
+    }
     assert len(digests) == 3
-    assert read_rows(root, "train").digest == read_rows(root, "train").digest
+    assert read_rows(LocalFiles(root), "train").digest == read_rows(LocalFiles(root), "train").digest
 
 
 def test_what_the_table_does_not_have_is_named(root: Path) -> None:
     with pytest.raises(ConfigError, match="split is one of train, val, test, found 'training'"):
-        read_rows(root, "training")
+        read_rows(LocalFiles(root), "training")
     with pytest.raises(ConfigError, match=r"fold is one of \[0, 1\] for train and val, found 5"):
-        read_rows(root, "train", fold=5)
+        read_rows(LocalFiles(root), "train", fold=5)
     with pytest.raises(ConfigError, match="fold is one of"):
-        read_rows(root, "test", fold=0)
+        read_rows(LocalFiles(root), "test", fold=0)
     with pytest.raises(ConfigError, match="kinds axon, soma, found dendrites"):
-        read_rows(root, "train", kinds=["dendrites", "soma"])
+        read_rows(LocalFiles(root), "train", kinds=["dendrites", "soma"])
     with pytest.raises(TableError, match=r"no patch of split 'train', kinds \['axon'\] has at most 0.05 of it unknown"):
-        read_rows(root, "train", kinds=["axon"], max_ignored=0.05)
+        read_rows(LocalFiles(root), "train", kinds=["axon"], max_ignored=0.05)
     with pytest.raises(TableError, match="dvc repro"):
-        read_rows(root / "elsewhere", "train")
+        read_rows(LocalFiles(root / "elsewhere"), "train")

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import TipKind
-from brightfield.core.errors import SourceError, StackError
 from brightfield.core.layout import REASON_GROUP, image_store, label_store, swc_export_file
 from brightfield.core.schema import NODES
-from brightfield.core.skeleton import Skeleton, parse_swc, read_swc
+from brightfield.core.skeleton import Skeleton, parse_swc
 from brightfield.core.space import Grid, Shape, Triple, Window
-from brightfield.core.tables import parse_table, read_table
 from brightfield.raster.cones import Cones, SomaEdges, cones_of, near_window, window_numbers
 from brightfield.raster.voxels import R_MIN_UM, Connect
 from brightfield.volumes.reader import reader_of
-from brightfield.volumes.volume import Volume, open_volume
+from brightfield.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from brightfield.learn.files import Files
 
 type Reader = Callable[[Window], NDArray[Any]]
 
@@ -96,14 +93,11 @@ class Graph:
 
 
 class LearnCell:
-    """One cell of the dataset at `root` (or of its revision `rev`), opened when it is first read.
+    """One cell of a dataset, opened when it is first read. Raises StackError or SourceError, when that happens, for what is not there."""
 
-    Raises StackError or SourceError, when that happens, for what is not there.
-    """
-
-    def __init__(self, root: Path | str, specimen_id: int, rev: str | None = None) -> None:
+    def __init__(self, files: Files, specimen_id: int) -> None:
         self.specimen_id = specimen_id
-        self._root, self._rev = root, rev
+        self._files = files
 
     @cached_property
     def grid(self) -> Grid:
@@ -118,7 +112,7 @@ class LearnCell:
     @cached_property
     def image(self) -> Reader:
         """Reads grey values, uint8 or uint16."""
-        return reader_of(self._open(image_store(self.specimen_id)))
+        return reader_of(self._files.volume(image_store(self.specimen_id)))
 
     @cached_property
     def codes(self) -> Reader:
@@ -144,39 +138,15 @@ class LearnCell:
 
     @cached_property
     def _labels(self) -> Volume:
-        return self._open(label_store(self.specimen_id))
-
-    def _open(self, store: Path) -> Volume:
-        if self._rev is not None:
-            from brightfield.volumes.remote import ObjectStore
-
-            return open_volume(ObjectStore(self._remote(store), f"{self._root}@{self._rev}:{store}"))
-        if not (Path(self._root) / store).is_dir():
-            raise StackError(
-                f"cell {self.specimen_id} is not here; fetch it with `dvc pull {store}`, or read it with rev=...", path=self._root
-            )
-        return open_volume(Path(self._root) / store)
-
-    def _remote(self, path: Path) -> dict[str, Any]:
-        from brightfield.volumes.remote import remote_files
-
-        files = remote_files(self._root, self._rev or "", path)
-        if not files:
-            raise SourceError(f"revision {self._rev!r} of {self._root} has no {path}; brightfield.manifest(rev=...) lists its cells")
-        return dict(files)
+        return self._files.volume(label_store(self.specimen_id))
 
     def _skeleton(self) -> Skeleton:
         path = swc_export_file(self.specimen_id, "um")
-        if self._rev is None:
-            return read_swc(Path(self._root) / path)
-        return parse_swc(self._remote(path)["."].read(), path)
+        return parse_swc(self._files.read(path), path)
 
     def _stopped_tips(self) -> NDArray[np.int64]:
         """Node ids of the tips that are cut or untraced."""
-        if self._rev is None:
-            nodes = read_table(NODES, Path(self._root), columns=["node_id", "tip"], specimen_id=self.specimen_id)
-        else:
-            nodes = _of_cell(parse_table(self._remote(NODES.path)["."].read()), self.specimen_id)
+        nodes = self._files.table(NODES, self.specimen_id)
         return nodes.loc[nodes["tip"].isin([TipKind.CUT, TipKind.UNTRACED]), "node_id"].to_numpy(np.int64)
 
 
@@ -184,7 +154,3 @@ def grid_box_um(grid: Grid, window: Window) -> tuple[NDArray[np.float64], NDArra
     """Centres of the first and the last voxel of a window, in um."""
     first, last = np.array([[lo, hi - 1] for lo, hi in window]).T
     return grid.to_um(first), grid.to_um(last)
-
-
-def _of_cell(frame: pd.DataFrame, specimen_id: int) -> pd.DataFrame:
-    return frame[frame["specimen_id"] == specimen_id]

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from brightfield.core.space import Window
 from brightfield.learn.augment import Augment, Plan
 from brightfield.learn.cells import LearnCell
+from brightfield.learn.files import Files, LocalFiles, RemoteFiles
 from brightfield.learn.order import Draw, Order, Share
 from brightfield.learn.pixels import Scale
 from brightfield.learn.rows import read_rows
 from brightfield.learn.samples import Recipe, Sample, make_sample
 from brightfield.learn.state import State, restored, saved
 from brightfield.learn.targets import Target
+from brightfield.volumes.rangecache import RangeCache
 
 
 def patches(root: Path | str = ".", split: str = "train", **options: Any) -> Patches:
@@ -27,11 +29,12 @@ def patches(root: Path | str = ".", split: str = "train", **options: Any) -> Pat
     A sequence of samples: dicts of ``image`` (1, z, y, x) float32, ``mask`` (z, y, x) bool, True where labels are known, each target by its
     name, ``specimen_id`` and ``patch``. Options, by keyword:
 
-    - rev: read this git revision from the DVC remote. size: (z, y, x) voxels about the centres of the patches, instead of their boxes.
+    - rev: read this git revision from the DVC remote; cache: a folder that keeps what was read of it, of about cache_gb.
+    - size: (z, y, x) voxels about the centres of the patches, instead of their boxes.
     - targets: names of `learn.targets.TARGETS`, or targets with other numbers; default ``("semantic",)``.
     - scale: ``stain`` (default: bright is stain, 0 to 1), ``grey`` or ``absorbance``. augment: True, or an `learn.augment.Augment`.
     - fold: cross-validation fold. kinds: only patches of these. max_ignored: only patches of which at most this share is unknown.
-    - draw: ``each`` patch once an epoch (default), by ``weight``, or by ``class``: the same share for each. shuffle: default for train only.
+    - draw: ``each`` patch once an epoch (default), by ``weight``, or by ``class``: the same share for each. shuffle: train only.
     - seed; rank and world: this process of a distributed training. by_shard: patches of one shard near each other.
 
     Raises ConfigError for an option that makes no sense, TableError or SourceError where there are no such patches.
@@ -64,6 +67,8 @@ class Patches:
         split: str = "train",
         *,
         rev: str | None = None,
+        cache: Path | str | None = None,
+        cache_gb: float = 10.0,
         size: Iterable[int] | None = None,
         targets: Iterable[str | Target] = ("semantic",),
         scale: Scale = "stain",
@@ -78,9 +83,9 @@ class Patches:
         world: int = 1,
         by_shard: bool = False,
     ) -> None:
-        self.root, self.rev = root, rev
         self.recipe = Recipe.of(size, targets, scale, augment)
-        self.rows = read_rows(root, split, rev=rev, fold=fold, kinds=kinds, max_ignored=max_ignored)
+        self._files = _files_of(root, rev, cache, cache_gb)
+        self.rows = read_rows(self._files, split, fold=fold, kinds=kinds, max_ignored=max_ignored)
         self._cells: dict[int, LearnCell] = {}
         self._process = os.getpid()
         shuffled = split == "train" if shuffle is None else shuffle
@@ -163,10 +168,10 @@ class Patches:
 
     def _cell(self, specimen_id: int) -> LearnCell:
         """The cell, kept open. Connections to a remote do not outlive a fork, files do."""
-        if self.rev is not None and self._process != os.getpid():
+        if isinstance(self._files, RemoteFiles) and self._process != os.getpid():
             self._cells, self._process = {}, os.getpid()
         if specimen_id not in self._cells:
-            self._cells[specimen_id] = LearnCell(self.root, specimen_id, self.rev)
+            self._cells[specimen_id] = LearnCell(self._files, specimen_id)
         return self._cells[specimen_id]
 
     def _shards(self) -> NDArray[np.int64]:
@@ -175,3 +180,9 @@ class Patches:
         place = self.rows.box.mean(axis=2).astype(np.int64) // shard_zyx
         key = np.concatenate([self.rows.specimen_id[:, None], place], axis=1)
         return np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _files_of(root: Path | str, rev: str | None, cache: Path | str | None, cache_gb: float) -> Files:
+    if rev is None:
+        return LocalFiles(root)
+    return RemoteFiles(root, rev, None if cache is None else RangeCache(Path(cache).expanduser(), int(cache_gb * 1e9)))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import LABEL_NAMES, Split
-from brightfield.core.errors import ConfigError, SourceError, TableError
+from brightfield.core.errors import ConfigError, TableError
 from brightfield.core.schema import PATCHES
-from brightfield.core.tables import parse_table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from brightfield.learn.files import Files
 
 SIDES = (Split.TRAIN, Split.VAL, Split.TEST)
 
@@ -48,16 +48,8 @@ class Rows:
         return hashed.hexdigest()[:16]
 
 
-def read_rows(
-    root: Path | str,
-    split: str,
-    *,
-    rev: str | None = None,
-    fold: int | None = None,
-    kinds: Collection[str] | None = None,
-    max_ignored: float = 1.0,
-) -> Rows:
-    """The patches of one side of the dataset at `root` (or of its revision `rev`).
+def read_rows(files: Files, split: str, *, fold: int | None = None, kinds: Collection[str] | None = None, max_ignored: float = 1.0) -> Rows:
+    """The patches of one side of a dataset.
 
     fold: with it, val is the cells of that cross-validation fold and train those of all the others. kinds: only patches of these kinds.
     max_ignored: only patches of which at most this share is unknown.
@@ -66,24 +58,13 @@ def read_rows(
     """
     if split not in SIDES:
         raise ConfigError(f"split is one of {', '.join(SIDES)}, found {split!r}")
-    frame = _frame(root, rev)
+    frame = files.table(PATCHES)
     chosen = frame[_on_side(frame, split, fold) & _of_kinds(frame, kinds) & (frame["ignored_fraction"] <= max_ignored)]
     if chosen.empty:
         wanted = f"split {split!r}" + f", fold {fold}" * (fold is not None) + f", kinds {sorted(kinds or ())}" * (kinds is not None)
         remedy = "allow more with max_ignored, or build a larger dataset"
-        raise TableError(f"no patch of {wanted} has at most {max_ignored:g} of it unknown; {remedy}", path=Path(str(root)) / PATCHES.path)
+        raise TableError(f"no patch of {wanted} has at most {max_ignored:g} of it unknown; {remedy}", path=PATCHES.path)
     return _rows(chosen)
-
-
-def _frame(root: Path | str, rev: str | None) -> pd.DataFrame:
-    if rev is None:
-        return read_table(PATCHES, Path(root))
-    from brightfield.volumes.remote import remote_files
-
-    files = remote_files(root, rev, PATCHES.path)
-    if not files:
-        raise SourceError(f"revision {rev!r} of {root} has no {PATCHES.path}; `git log -- dvc.lock` lists the revisions that have data")
-    return parse_table(files["."].read())
 
 
 def _on_side(frame: pd.DataFrame, split: str, fold: int | None) -> pd.Series[bool]:
