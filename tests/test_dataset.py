@@ -190,7 +190,7 @@ def test_what_is_not_here_is_said(tmp_path: Path) -> None:
         brightfield.open_cell(9, tmp_path)
     with pytest.raises(TableError, match="dvc pull"):
         brightfield.manifest(tmp_path)
-    with pytest.raises(AttributeError, match="it has CellData, Grid, manifest, open_cell, rasterize, read_swc"):
+    with pytest.raises(AttributeError, match="it has CellData, Grid, cells, manifest, open_cell, patches, rasterize, read_swc"):
         _ = brightfield.open_cells
 
 

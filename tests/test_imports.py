@@ -37,6 +37,8 @@ EDGES: dict[str, set[str]] = {
     "space": {"core"},
     "dataset": {"core", "volumes"},
     "evaluation": {"core", "raster", "volumes", "dataset"},
+    "learn": {"core", "raster", "volumes"},
+    "torch": {"core", "learn"},
     "planning": {"core", "config", "stages.query", "stages.download"},
     "versions": {"core", "config", "run", "volumes", "stages.manifest"},
     "testing": {"core", "config", "volumes", "built", "sources", "splitting", "stages.rasterize", "stages.manifest"},

@@ -67,6 +67,8 @@ EXPECTED = {
     "evaluation": set(),
     "inspection": set(),
     "testing": set(),
+    "inspection": set(),
+    "learn": set(),
     "": set(),  # the reader, the command line, the public face
 } | {f"stages/{name}": {name} for name in STAGES}
 """Which stages run again after an edit in a package."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from brightfield.core.space import Grid
     from brightfield.core.swc import read_swc
     from brightfield.dataset import CellData, cells, manifest, open_cell
+    from brightfield.learn.patches import patches
     from brightfield.raster.voxels import rasterize
 
 _HOMES = {
@@ -22,10 +23,11 @@ _HOMES = {
     "cells": "dataset",
     "manifest": "dataset",
     "open_cell": "dataset",
+    "patches": "learn.patches",
     "rasterize": "raster.voxels",
     "read_swc": "core.swc",
 }
-__all__ = ["CellData", "Grid", "__version__", "cells", "manifest", "open_cell", "rasterize", "read_swc"]
+__all__ = ["CellData", "Grid", "__version__", "cells", "manifest", "open_cell", "patches", "rasterize", "read_swc"]
 
 
 def __getattr__(name: str) -> Any:

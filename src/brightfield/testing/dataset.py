@@ -136,7 +136,7 @@ def _write_cells(root: Path, config: Config, rows: Sequence[dict[str, Any]]) -> 
     from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, TILES
     from brightfield.core.swc import write_swc
     from brightfield.core.tables import frame_of, write_table
-    from brightfield.stages.manifest.nodes import nodes_frame
+    from brightfield.stages.manifest.nodes import export_swc, nodes_frame
 
     found: dict[Table, list[dict[str, object]]] = {table: [] for table in (TILES, LABEL_STATS, FINDINGS, ALIGNMENT, ALIGNMENT_CELLS)}
     nodes: list[pd.DataFrame] = []
@@ -155,6 +155,7 @@ def _write_cells(root: Path, config: Config, rows: Sequence[dict[str, Any]]) -> 
         ]
         grade = {"grade": "rejected", "reason": "y flip fits better"} if specimen_id == DATASET_CELLS[3] else {"grade": "A"}
         found[ALIGNMENT_CELLS].append(table_row(ALIGNMENT_CELLS, specimen_id=specimen_id, best_transform="identity", **grade))
+        export_swc(specimen_id, skeleton, grid, root)
         nodes.append(nodes_frame(specimen_id, skeleton, (), grid, 0.23, {}, stretch_um=config.align.stretch_um))
     for table, of_table in found.items():
         write_table(table, frame_of(table, of_table), root)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
@@ -20,6 +20,13 @@ from brightfield.volumes.ranges import limits, read_range, without_whole_checksu
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+class Readable(Protocol):
+    """A file of which ranges can be read."""
+
+    def read(self, start: int | None = None, stop: int | None = None) -> bytes:
+        """The bytes from `start` (negative: from the end) to `stop`, or all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ class ObjectStore(Store):
     supports_deletes = False
     supports_listing = True
 
-    def __init__(self, files: Mapping[str, RemoteObject], name: str) -> None:
+    def __init__(self, files: Mapping[str, Readable], name: str) -> None:
         super().__init__(read_only=True)
         self._files = dict(files)
         self._name = name
