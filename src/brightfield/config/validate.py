@@ -15,12 +15,12 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
+from brightfield.core.yaml import parse_yaml
 
 MAX_SHARD_VOXELS = 2**30
 MAX_PATCH_VOXELS = 2**28
@@ -112,7 +112,7 @@ def source_of(overrides: Iterable[str]) -> SourceConfig:
         option = options().get(key)
         if option is None or not equals or not key.startswith("source."):
             raise unknown_key(key, "inspect") if option is None else ConfigError(f"inspect knows source.OPTION=VALUE, found {word!r}")
-        value = option.parse(yaml.safe_load(text))
+        value = option.parse(parse_yaml(text.encode(), word))
         setattr(source, key.removeprefix("source."), float(value) if isinstance(option.default, float) else value)
     return source
 

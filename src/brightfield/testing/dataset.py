@@ -67,13 +67,14 @@ def publish(root: Path, config: Config) -> None:
 
     from brightfield.built.cells import built_cells
     from brightfield.core.files import write_json
+    from brightfield.core.keys import BY_CELL
     from brightfield.core.layout import CHECKS_FILE, SOURCE_KEY_FILE, keys_file, skeleton_file
     from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, MANIFEST, PATCHES, SPLITS
     from brightfield.core.tables import read_table, write_table
     from brightfield.splitting.assign import assign
     from brightfield.stages.manifest.card import write_card, write_croissant
     from brightfield.stages.manifest.hub import write_hub
-    from brightfield.stages.manifest.listing import KEYED, write_listing
+    from brightfield.stages.manifest.listing import write_listing
     from brightfield.stages.manifest.nodes import export_swc
     from brightfield.stages.manifest.patches import sample, voxels_of
     from brightfield.stages.manifest.table import build_manifest
@@ -95,7 +96,7 @@ def publish(root: Path, config: Config) -> None:
     write_hub(root)
     write_card(root, config)
     write_croissant(root, config)
-    for file in (CHECKS_FILE, SOURCE_KEY_FILE, *map(keys_file, KEYED)):
+    for file in (CHECKS_FILE, SOURCE_KEY_FILE, *map(keys_file, BY_CELL)):
         write_json(root / file, {})
     write_listing(root)
 

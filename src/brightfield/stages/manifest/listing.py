@@ -10,6 +10,7 @@ from pathlib import Path
 from brightfield.built.dataset import Dataset
 from brightfield.core.codes import Finding
 from brightfield.core.files import sha256_file, write_json
+from brightfield.core.keys import BY_CELL
 from brightfield.core.layout import (
     CARD_FILE,
     CHECKS_FILE,
@@ -27,9 +28,6 @@ from brightfield.stages.manifest.findings import error_of
 from brightfield.stages.manifest.hub import hub_files
 from brightfield.stages.manifest.table import named_files
 
-KEYED = ("skeletons", "download", "align", "rasterize", "manifest")
-"""Steps that record the keys of their cells."""
-
 NOT_DATA = {".gitignore"}
 """Files below data/ that are in git."""
 
@@ -40,7 +38,7 @@ def other_files(root: Path) -> list[Path]:
     return [
         *(table.path for table in TABLES),
         *(CARD_FILE, CROISSANT_FILE, CHECKS_FILE, SOURCE_KEY_FILE),
-        *map(keys_file, KEYED),
+        *map(keys_file, BY_CELL),
         *(swc_export_file(specimen_id, unit) for specimen_id, unit in product(described, SWC_UNITS)),
         *hub_files(),
     ]
