@@ -20,7 +20,8 @@ import pandas as pd
 
 from brightfield.config.options import ImageConfig
 from brightfield.core.cell import Cell, Plane, Stack
-from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.swc import read_swc
 from brightfield.stages.download.plan import Plan, plan_cell
 
 HERE = Path(__file__).parent

@@ -34,8 +34,9 @@ from numcodecs import blosc
 from rasterize_ladder import measure_peers
 from rasterize_peers import begin, resident_kb
 
-from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, stack_grid
+from brightfield.core.swc import read_swc
 from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, write_labels
 from brightfield.testing.skeletons import cable
 from brightfield.volumes.shards import COMPRESSION_LEVEL

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
+from brightfield.core.swc import read_swc
 from brightfield.raster.runs import union
 from brightfield.raster.topology import component_count
 

@@ -15,7 +15,7 @@ from brightfield.config.compose import write_params
 from brightfield.config.options import Config, ImageConfig, SourceConfig, SourceKind
 from brightfield.core.errors import ConfigError
 from brightfield.core.layout import SOURCE_KEY_FILE
-from brightfield.core.skeleton import format_swc
+from brightfield.core.swc import format_swc
 from brightfield.stages.query import stage as query
 from brightfield.testing.skeletons import cable
 

@@ -14,8 +14,8 @@ import pytest
 import tifffile
 import yaml
 
-from brightfield.core.skeleton import format_swc
 from brightfield.core.space import Grid
+from brightfield.core.swc import format_swc
 from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable
 from repositories import REPOSITORY, command

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from brightfield.core.version import __version__
 
 if TYPE_CHECKING:
-    from brightfield.core.skeleton import read_swc
     from brightfield.core.space import Grid
+    from brightfield.core.swc import read_swc
     from brightfield.dataset import CellData, cells, manifest, open_cell
     from brightfield.raster.voxels import rasterize
 
@@ -23,7 +23,7 @@ _HOMES = {
     "manifest": "dataset",
     "open_cell": "dataset",
     "rasterize": "raster.voxels",
-    "read_swc": "core.skeleton",
+    "read_swc": "core.swc",
 }
 __all__ = ["CellData", "Grid", "__version__", "cells", "manifest", "open_cell", "rasterize", "read_swc"]
 

@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         _add_config,
+        _add_inspect,
         _add_plan,
         _add_stage,
         _add_refresh,
@@ -164,6 +165,29 @@ def _plan(words: argparse.Namespace) -> int:
     found = plan(_composed(words), words.root)
     print(found.as_json(words.rate) if words.json else found.as_text(words.rate))
     return 0
+
+
+def _add_inspect(commands: Commands) -> None:
+    parser = _add(commands, "inspect", _inspect, "say what is believed of one stack or skeleton of your own, and why")
+    parser.add_argument("path", metavar="PATH", help="an image file, an OME-Zarr, an SWC, or the directory of a cell; also an fsspec URL")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="options of `source`, e.g. source.channel=0 source.pixel_um=0.1144"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write a small picture: the middle plane with the skeleton over it")
+
+
+def _inspect(words: argparse.Namespace) -> int:
+    from brightfield.config.validate import source_of
+    from brightfield.inspection import look
+
+    found = look.inspect_path(words.path, source_of(words.overrides))
+    print(found.as_json() if words.json else found.as_text())
+    if words.png is not None:
+        from brightfield.inspection.picture import write_picture
+
+        write_picture(found, words.png)
+    return int(found.is_refused)
 
 
 # -------------------------------------------------------------------------------------------------------------- building

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from brightfield.core.codes import Label, MarkerKind
 from brightfield.core.errors import FileError, MarkerError, SkeletonError
-from brightfield.core.skeleton import Skeleton, format_swc, marker_nodes, parse_swc, read_markers, read_swc, write_swc
+from brightfield.core.markers import marker_nodes, read_markers
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
+from brightfield.core.swc import format_swc, parse_swc, read_swc, write_swc
 from brightfield.testing.skeletons import cable, forests, reordered, swc_bytes, swc_documents
 
 SOMA = (1, 1, 10, 20, 30, 5, -1)

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brightfield.core.codes import MarkerKind, Reason, TipKind
-from brightfield.core.skeleton import Marker, Skeleton, read_markers, read_swc
+from brightfield.core.markers import Marker, read_markers
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import download_grid, stack_grid
+from brightfield.core.swc import read_swc
 from brightfield.core.tips import cut_tips, tip_kinds
 from brightfield.stages.manifest.nodes import nodes_frame
 from brightfield.stages.rasterize import labels

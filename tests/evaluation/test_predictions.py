@@ -12,8 +12,8 @@ import zarr
 from making import GRID, write_zarr
 
 from brightfield.core.errors import GridError, InputError, SkeletonError, StackError
-from brightfield.core.skeleton import write_swc
 from brightfield.core.space import Grid
+from brightfield.core.swc import write_swc
 from brightfield.evaluation import predictions
 from brightfield.evaluation.predictions import open_trace, open_volume_prediction, prediction_files
 from brightfield.evaluation.voxels import FOREGROUND

@@ -15,8 +15,9 @@ from making import GRID, knowing_all, make_truth, neuron
 from brightfield.cli import main
 from brightfield.core.layout import label_store, skeleton_file
 from brightfield.core.schema import NODES
-from brightfield.core.skeleton import ROOT, Skeleton, read_swc, write_swc
+from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.core.space import Grid
+from brightfield.core.swc import read_swc, write_swc
 from brightfield.core.tables import read_table, write_table
 from brightfield.evaluation import skeletons as paths
 from brightfield.evaluation.scoring import score_trace

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brightfield.core.skeleton import ROOT, Skeleton, parse_swc
+from brightfield.core.skeleton import ROOT, Skeleton
+from brightfield.core.swc import parse_swc
 from brightfield.evaluation import skeletons as paths
 from brightfield.testing.skeletons import cable, forests, neurons, reordered
 

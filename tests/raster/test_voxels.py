@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import oracle
 from brightfield.core.errors import GridError
-from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
+from brightfield.core.swc import read_swc
 from brightfield.raster import topology as connectivity
 from brightfield.raster.cones import balls, cones_of, shell_spans_of, spans_of
 from brightfield.raster.runs import paint, union, voxels_by_value

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brightfield.config.options import Config
+from brightfield.config.options import Config, SourceConfig
 from brightfield.core.cell import Cell, Stack, cells_of
 from brightfield.core.errors import StackError
 from brightfield.core.files import sha256_file
 from brightfield.core.keys import read_failures
 from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
+from brightfield.core.markers import Marker, read_markers
 from brightfield.core.schema import CELLS, PLANES, TILES
-from brightfield.core.skeleton import Marker, Skeleton, read_markers, read_swc
-from brightfield.core.space import Grid, download_grid, swc_to_stack_um
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.space import Grid, Triple, download_grid, swc_to_stack_um
+from brightfield.core.swc import read_swc
+from brightfield.core.swc_convention import SwcConvention
 from brightfield.core.tables import read_table
 from brightfield.volumes.volume import Volume, open_volume
 
@@ -57,7 +60,7 @@ class BuiltCell:
     @cached_property
     def skeleton(self) -> Skeleton:
         """The skeleton in the frame of the stack: what is drawn, compared with the stain and exported."""
-        skeleton = read_swc(self.skeleton_path)
+        skeleton = read_swc(self.skeleton_path, swc_convention(self.config.source, self.stack.grid.voxel_size_zyx_um))
         return skeleton.moved_to(swc_to_stack_um(skeleton.position_zyx_um, self.stack.grid, self.config.source.swc_origin.value))
 
     @cached_property
@@ -100,6 +103,11 @@ class BuiltCell:
     def is_downloaded(self) -> bool:
         """Whether skeleton and image are there; under `download.on_failure=exclude` some are not."""
         return self.skeleton_path.is_file() and (self.root / image_store(self.specimen_id)).is_dir()
+
+
+def swc_convention(source: SourceConfig, voxel_size_zyx_um: Triple) -> SwcConvention:
+    """How the SWC of a cell is meant, whose stack has voxels of this size."""
+    return SwcConvention(source.swc_unit.value, source.swc_axes.value, voxel_size_zyx_um)
 
 
 def selected_cells(root: Path) -> tuple[Cell, ...]:

@@ -30,6 +30,25 @@ class SwcOrigin(StrEnum):
     corner = "corner"
 
 
+class SwcUnit(StrEnum):
+    """What the numbers of an SWC count."""
+
+    um = "um"
+    px = "px"
+    nm = "nm"
+
+
+class SwcAxes(StrEnum):
+    """Which axes the three columns of an SWC's positions are."""
+
+    xyz = "xyz"
+    xzy = "xzy"
+    yxz = "yxz"
+    yzx = "yzx"
+    zxy = "zxy"
+    zyx = "zyx"
+
+
 class CoverageKind(StrEnum):
     """Which pixels are downloaded."""
 
@@ -112,6 +131,14 @@ class SourceConfig:
     metadata: Annotated[_Text, _doc("folder: a CSV with a row per cell")] = ""
     pixel_um: Annotated[_Size, _doc("folder: pixel size in um; 0 reads it from the files")] = 0.0
     plane_um: Annotated[_Size, _doc("folder: plane spacing in um; 0 reads it from the files")] = 0.0
+    channel: Annotated[
+        int | None, Field(ge=0, le=1000), _doc("folder: the channel to read of several, counted from 0; null: there is one")
+    ] = None
+    time: Annotated[
+        int | None, Field(ge=0, le=1000000), _doc("folder: the time point to read of several, counted from 0; null: there is one")
+    ] = None
+    swc_unit: Annotated[SwcUnit, _doc("folder: what the numbers of the SWC files count; px: pixels, and planes along z")] = SwcUnit.um
+    swc_axes: Annotated[SwcAxes, _doc("folder: which axes the third to fifth column of the SWC files are")] = SwcAxes.xyz
     license: Annotated[_Text, _doc("folder: the terms your data is under, a name or an SPDX identifier")] = ""
     citation: Annotated[_LongText, _doc("folder: how to cite your data")] = ""
     species: Annotated[_Text, _doc("Only cells of this species; empty: any")] = "Mus musculus"

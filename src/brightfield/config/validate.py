@@ -7,7 +7,7 @@ import json
 import math
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
@@ -101,6 +102,19 @@ def options() -> dict[str, Option]:
             key = f"{group.name}.{item.name}"
             found[key] = Option(key, annotation, getattr(defaults, item.name), texts[-1])
     return found
+
+
+def source_of(overrides: Iterable[str]) -> SourceConfig:
+    """The options of a source that is not configured, from words such as `source.channel=0`. Raises ConfigError."""
+    source = SourceConfig(kind=SourceKind.folder, species="")
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        option = options().get(key)
+        if option is None or not equals or not key.startswith("source."):
+            raise unknown_key(key, "inspect") if option is None else ConfigError(f"inspect knows source.OPTION=VALUE, found {word!r}")
+        value = option.parse(yaml.safe_load(text))
+        setattr(source, key.removeprefix("source."), float(value) if isinstance(option.default, float) else value)
+    return source
 
 
 def group_names() -> tuple[str, ...]:

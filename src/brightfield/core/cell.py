@@ -67,6 +67,7 @@ class Cell:
     marker_url: str | None = None
     stack: Stack | None = None
     group: str | None = None  # what must stay on one side of a split with it, where its owner says so
+    swc_problem: str | None = None  # why the source's skeleton or markers cannot be used, where it has some
     stack_problem: str | None = None  # why the source's images make up no stack that can be used, where it has some
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Label, MarkerKind, TipKind
-from brightfield.core.skeleton import Marker, Skeleton, marker_nodes
+from brightfield.core.markers import Marker, marker_nodes
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
 
 FACE_PLANES = 3

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
 from brightfield.core.errors import GridError, InputError, StackError
-from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Triple, Window
+from brightfield.core.swc import read_swc
 from brightfield.evaluation.voxels import FOREGROUND
 
 VOLUME_SUFFIXES = (".zarr", ".npy", ".tif", ".tiff")

@@ -134,7 +134,7 @@ def _write_cells(root: Path, config: Config, rows: Sequence[dict[str, Any]]) -> 
 
     from brightfield.core.layout import SKELETONS_DIR, skeleton_file
     from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, TILES
-    from brightfield.core.skeleton import write_swc
+    from brightfield.core.swc import write_swc
     from brightfield.core.tables import frame_of, write_table
     from brightfield.stages.manifest.nodes import nodes_frame
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Plane, Stack
-from brightfield.core.skeleton import format_swc
+from brightfield.core.swc import format_swc
 from brightfield.sources.mirror.catalog import ArrayPicture, MemoryCatalog, Picture
 from brightfield.sources.mirror.records import tables_of
 from brightfield.testing.skeletons import cable

@@ -12,7 +12,9 @@ import pytest
 
 from brightfield.config.options import SplitConfig
 from brightfield.core.codes import Label, MarkerKind, Split
-from brightfield.core.skeleton import Skeleton, marker_nodes, parse_swc, read_markers
+from brightfield.core.markers import marker_nodes, read_markers
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.swc import parse_swc
 from brightfield.sources.demo import cells as demo
 from brightfield.sources.demo.cells import DemoCell, demo_cells
 from brightfield.splitting.groups import side_of

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from brightfield.core.codes import Label
 from brightfield.core.errors import GridError
-from brightfield.core.skeleton import parse_swc, read_markers
+from brightfield.core.markers import read_markers
+from brightfield.core.swc import parse_swc
 from brightfield.sources.demo.phantom import (
     PIXEL_UM,
     PLANE_UM,

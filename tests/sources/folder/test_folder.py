@@ -16,11 +16,11 @@ from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 from PIL import Image
 
-from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SourceKind
+from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SourceKind, SwcUnit
 from brightfield.core.cell import Cell, Crop
 from brightfield.core.codes import FULL_AXON_UM
 from brightfield.core.errors import SourceError, StackError, TransferError
-from brightfield.core.skeleton import format_swc, parse_swc
+from brightfield.core.swc import format_swc, parse_swc
 from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.folder.folder import FolderSource
 from brightfield.sources.http.client import HttpClient
@@ -29,6 +29,7 @@ from brightfield.sources.mirror.export import export
 from brightfield.sources.mirror.server import serve
 from brightfield.stages.download.plan import plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
+from brightfield.stages.query.selection import survey
 from brightfield.testing.skeletons import cable
 from brightfield.volumes.ranges import Ranges
 from brightfield.volumes.volume import open_volume
@@ -335,6 +336,60 @@ def test_an_axon_makes_a_reconstruction_full_and_new_bytes_a_new_file(tmp_path: 
     assert raised.value.absent
 
 
+def _two_skeletons(home: Path) -> None:
+    for name in ("a.swc", "b.swc"):
+        (home / name).write_bytes(swc_of())
+    (home / "odd.swc").unlink()
+
+
+ODD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no SWC text": (lambda home: (home / "odd.swc").write_bytes(b"\x00\x01"), "odd.swc"),
+    "an SWC in nm": (lambda home: (home / "odd.swc").write_bytes(b"# units: nm\n" + swc_of()), "source.swc_unit=nm"),
+    "an SWC with a scale": (lambda home: (home / "odd.swc").write_bytes(b"# SCALE 2 2 2\n" + swc_of()), "not applied"),
+    "two SWC files": (_two_skeletons, "a.swc and b.swc"),
+    "a marker file that is none": (lambda home: (home / "odd.marker").write_bytes(b"1,2\n"), "odd.marker"),
+    "an SWC that is a directory": (lambda home: ((home / "odd.swc").unlink(), (home / "odd.swc").mkdir()), "odd.swc"),
+    "no TIFF": (lambda home: (home / "1.tif").write_bytes(b"II*\0nothing"), "1.tif"),
+    "an empty TIFF": (lambda home: (home / "1.tif").write_bytes(b""), "1.tif"),
+    "a TIFF of another shape": (
+        lambda home: tifffile.imwrite(home / "1.tif", np.zeros((2, 3, 4, 5, 6), "u1"), photometric="minisblack"),
+        "1.tif",
+    ),
+    "a broken OME-Zarr": (lambda home: ([p.unlink() for p in home.glob("*.tif")], (home / "x.zarr").mkdir()), "x.zarr"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_one_odd_cell_never_stops_the_folder(tmp_path: Path, case: str) -> None:
+    for name in ("good", "odd"):
+        write_planes(tmp_path / name, volume_of(), lambda n: f"{n}.tif")
+    spoil, says = ODD[case]
+    spoil(tmp_path / "odd")
+    cells, _ = survey(FolderSource(config(tmp_path)), config(tmp_path), ImageConfig())
+    by_name = cells.set_index("name")
+    assert by_name.loc["good", "selected"]
+    assert not by_name.loc["odd", "selected"]
+    assert says in by_name.loc["odd", "reason"]
+
+
+def test_an_exception_that_nobody_foresaw_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_planes(tmp_path / "7", volume_of(), lambda n: f"{n}.tif")
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("of a reader")
+
+    monkeypatch.setattr("brightfield.sources.folder.folder.open_stack", fail)
+    assert only_cell(FolderSource(config(tmp_path))).stack_problem == "7: ZeroDivisionError: of a reader"
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("px", (PLANE_UM, PIXEL_UM, PIXEL_UM)), ("nm", (1e-3, 1e-3, 1e-3))])
+def test_the_length_of_an_axon_is_counted_in_um(tmp_path: Path, unit: str, factor: tuple[float, float, float]) -> None:
+    write_planes(tmp_path / "7", volume_of(), lambda n: f"{n}.tif")
+    skeleton = parse_swc(swc_of(FULL_AXON_UM + 10))
+    (tmp_path / "7" / "7.swc").write_bytes(format_swc(skeleton.moved_to(skeleton.position_zyx_um / factor)).replace(b"in um", b""))
+    assert only_cell(FolderSource(config(tmp_path, swc_unit=SwcUnit(unit)))).reconstruction_type == "full"
+
+
 def test_another_file_under_the_same_name_is_noticed(tmp_path: Path) -> None:
     write_planes(tmp_path / "7", volume_of(), lambda n: f"{n}.tif", compression="zlib")
     before = only_cell(FolderSource(config(tmp_path)))
@@ -446,7 +501,8 @@ def test_the_layout_of_the_challenge_is_known(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_every_stack_of_the_challenge_is_numbered_as_we_number(shared_data: Path, tmp_path: Path) -> None:
-    from brightfield.sources.folder.stacks import Entry, _numbered
+    from brightfield.sources.folder.entry import Entry
+    from brightfield.sources.folder.stacks import _numbered
 
     with (shared_data / "challenge_manifest_summary.csv").open() as file:
         rows = list(csv.DictReader(file))

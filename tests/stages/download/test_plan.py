@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from brightfield.config.options import CoverageKind, ImageConfig, SwcOrigin
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.core.errors import CapacityError, ConfigError, GridError
-from brightfield.core.skeleton import Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.swc import read_swc
 from brightfield.stages.download import plan as plan_module
 from brightfield.stages.download.plan import MERGE_PX, PLANNED_COLUMNS, STACK_FILES, CellPlan, Plan, plan_cell
 from brightfield.testing.skeletons import cable

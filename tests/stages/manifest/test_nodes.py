@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brightfield.core.codes import MarkerKind, TipKind, Verdict
+from brightfield.core.markers import Marker, read_markers
 from brightfield.core.schema import NODES
-from brightfield.core.skeleton import Marker, Skeleton, parse_swc, read_markers, read_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
+from brightfield.core.swc import parse_swc, read_swc
 from brightfield.core.tables import read_table, write_table
 from brightfield.core.tips import tip_kinds
 from brightfield.stages.manifest.nodes import export_swc, nodes_frame

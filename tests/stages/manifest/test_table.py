@@ -17,7 +17,7 @@ from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.core.errors import TableError
 from brightfield.core.layout import image_store, skeleton_file
 from brightfield.core.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST, SPLITS
-from brightfield.core.skeleton import read_swc
+from brightfield.core.swc import read_swc
 from brightfield.core.tables import read_table, write_table
 from brightfield.stages.manifest.table import NOT_STATED, StoreHasher, build_manifest, hash_and_size, named_files, terms
 from brightfield.testing.dataset import dataset_config, make_dataset

@@ -10,9 +10,11 @@ import oracle
 from brightfield.core.codes import Label, Reason
 from brightfield.core.errors import CapacityError, GridError
 from brightfield.core.layout import REASON_GROUP
+from brightfield.core.markers import Marker
 from brightfield.core.schema import LABEL_STATS
-from brightfield.core.skeleton import Marker, Skeleton, read_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, stack_grid
+from brightfield.core.swc import read_swc
 from brightfield.core.tips import cut_tips
 from brightfield.raster.runs import overlay
 from brightfield.raster.topology import component_count

@@ -7,7 +7,7 @@ import pytest
 
 from brightfield.core.codes import LABEL_NAMES, Label, Reason
 from brightfield.core.schema import MANIFEST
-from brightfield.core.skeleton import read_swc
+from brightfield.core.swc import read_swc
 from brightfield.core.tables import read_table
 from brightfield.stages.report.page import Material, metrics, plots, write_report
 from brightfield.testing.dataset import make_dataset

@@ -15,8 +15,9 @@ import numpy as np
 
 from brightfield.core.codes import FULL_AXON_UM, Label, MarkerKind
 from brightfield.core.errors import SourceError
-from brightfield.core.skeleton import Skeleton, parse_swc
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Triple
+from brightfield.core.swc import parse_swc
 from brightfield.sources.demo.phantom import (
     PIXEL_UM,
     PLANE_UM,

@@ -13,8 +13,9 @@ import numpy as np
 
 from brightfield.core.codes import Label
 from brightfield.core.errors import GridError
-from brightfield.core.skeleton import ROOT, Skeleton, format_swc
+from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.core.space import Grid, Triple, stack_grid
+from brightfield.core.swc import format_swc
 
 PIXEL_UM = 0.1144
 PLANE_UM = 0.28

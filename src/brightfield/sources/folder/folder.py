@@ -15,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Crop, Plane, Stack
-from brightfield.core.codes import FULL_AXON_UM, Label
-from brightfield.core.errors import InputError, SourceError, StackError, TransferError
-from brightfield.core.skeleton import parse_swc
+from brightfield.core.codes import FULL_AXON_UM, Label, Severity
+from brightfield.core.errors import BrightfieldError, SkeletonError, SourceError, StackError, TransferError
+from brightfield.core.markers import parse_markers
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.swc import parse_swc
+from brightfield.core.swc_convention import SwcConvention
 from brightfield.core.urls import public_url
+from brightfield.sources.folder.axes import Choice
+from brightfield.sources.folder.calibration import voxel_um
+from brightfield.sources.folder.entry import Entry
 from brightfield.sources.folder.metadata import Values, number_of, read_metadata
-from brightfield.sources.folder.stacks import Entry, OpenStack, open_stack
+from brightfield.sources.folder.stacks import OpenStack, open_stack
 from brightfield.volumes.pyramid import block_mean
 from brightfield.volumes.ranges import without_whole_checksums
 
@@ -95,6 +101,8 @@ class FolderSource:
             raise TransferError(f"{place}: {error}", reason="the plane cannot be decoded") from error
         except OSError as error:
             raise TransferError(f"{place}: {error}", reason="the plane cannot be read") from error
+        except Exception as error:  # decoders of other people's formats raise whatever they meet
+            raise TransferError(f"{place}: {type(error).__name__}: {error}", reason="the plane cannot be decoded") from error
 
     def projection(self, cell: Cell, level: int) -> None:  # noqa: ARG002  (what other sources need)
         """None: a folder has no projection, and making one would read every pixel."""
@@ -161,44 +169,65 @@ class FolderSource:
     # ------------------------------------------------------------------------------------------------------------------- a cell
 
     def _cell(self, specimen_id: int, home: _Home) -> Cell:
-        entries = self._list(home.directory)
+        """A cell with its skeleton; whatever is wrong with its files becomes its `swc_problem`, and the other cells go on."""
+        cell = self._described(specimen_id, home)
+        try:
+            return self._with_files(cell, home.directory)
+        except Exception as error:  # one odd cell never stops the folder
+            return replace(cell, swc_problem=_problem(error, home.directory))
+
+    def _described(self, specimen_id: int, home: _Home) -> Cell:
+        """A cell as the metadata has it."""
         name = home.directory.rpartition("/")[2]
         assumed = {"name": name, "species": "Mus musculus" if self._is_challenge else "unknown", "donor_id": specimen_id}
         told = {key: value for key, value in home.row.items() if key not in ("directory", "pixel_um", "plane_um")}
-        cell = Cell(**{**assumed, **told, "specimen_id": specimen_id})
+        return Cell(**{**assumed, **told, "specimen_id": specimen_id})
+
+    def _with_files(self, cell: Cell, directory: str) -> Cell:
+        entries, name = self._list(directory), directory.rpartition("/")[2]
         markers = [entry for entry in entries if _is_marker(entry.name)]
         skeletons = [entry for entry in entries if entry.suffix == ".swc" and not _is_marker(entry.name)]
-        swc, marker = (_only(found, home.directory, name) for found in (skeletons, markers))
-        if swc is not None:
-            cell = self._with_skeleton(cell, f"{home.directory}/{swc.name}")
+        swc, marker = (_only(found, directory, name) for found in (skeletons, markers))
         if marker is not None:
-            cell = replace(cell, marker_url=f"{home.directory}/{marker.name}")
-        return cell
+            parse_markers(self.file(url := f"{directory}/{marker.name}"), (0.0, 0.0, 0.0), url)
+            cell = replace(cell, marker_url=url)
+        return cell if swc is None else self._with_skeleton(cell, f"{directory}/{swc.name}")
 
     def _with_skeleton(self, cell: Cell, url: str) -> Cell:
         """The cell with its SWC. Its file id is a stamp of the bytes, so that another version of it is noticed."""
         data = self.file(url)
-        kind = cell.reconstruction_type
-        if kind is None:
-            try:
-                axon_um = parse_swc(data, url).path_length_um()[Label.AXON]
-            except InputError:
-                axon_um = 0.0  # the download says what is wrong with the file
-            kind = "full" if axon_um > FULL_AXON_UM else "dendrite-only"
+        skeleton = parse_swc(data, url, self._convention(cell.specimen_id))
+        refuse_other_units(skeleton, url)
+        is_full = skeleton.path_length_um()[Label.AXON] > FULL_AXON_UM
+        kind = cell.reconstruction_type or ("full" if is_full else "dendrite-only")
         return replace(cell, swc_url=url, swc_file_id=_stamp(data), reconstruction_type=kind)
 
+    def _convention(self, specimen_id: int) -> SwcConvention:
+        """How the cell's SWC is meant; pixels of a stack that cannot be used count as um, for such a cell is not taken."""
+        unit, axes = self._config.swc_unit.value, self._config.swc_axes.value
+        if unit != "px":
+            return SwcConvention(unit, axes)
+        try:
+            stack = self._stack(specimen_id)
+            pixel_um, plane_um = (1.0, 1.0) if stack is None else self._voxel_um(stack, self._homes[specimen_id].row)
+        except (StackError, TransferError):
+            pixel_um, plane_um = 1.0, 1.0
+        return SwcConvention(unit, axes, (plane_um, pixel_um, pixel_um))
+
     def _with_stack(self, cell: Cell) -> Cell:
+        directory = self._homes[cell.specimen_id].directory
         try:
             opened = self._stack(cell.specimen_id)
             stack = None if opened is None else self._describe(cell.specimen_id, opened)
-        except (StackError, TransferError) as error:
-            return replace(cell, stack_problem=str(error))
+        except Exception as error:  # one odd cell never stops the folder
+            return replace(cell, stack_problem=_problem(error, directory))
         return replace(cell, stack=stack)
 
     def _stack(self, specimen_id: int) -> OpenStack | None:
         if specimen_id not in self._stacks:
             directory = self._homes[specimen_id].directory
-            self._stacks[specimen_id] = open_stack(self._system, self._list(directory), f"{self.base_url}/{directory}")
+            choice = Choice(self._config.channel, self._config.time)
+            self._stacks[specimen_id] = open_stack(self._system, self._list(directory), f"{self.base_url}/{directory}", choice)
         return self._stacks[specimen_id]
 
     def _describe(self, specimen_id: int, stack: OpenStack) -> Stack:
@@ -217,17 +246,31 @@ class FolderSource:
 
     def _voxel_um(self, stack: OpenStack, row: Values) -> tuple[float, float]:
         """Pixel and plane size: the metadata's, else the configuration's, else the files'. Raises StackError where none says."""
-        size = stack.size
         told_pixel, told_plane = row.get("pixel_um") or self._config.pixel_um, row.get("plane_um") or self._config.plane_um
-        if size.x_um and size.y_um and abs(size.x_um - size.y_um) > 1e-3 * size.x_um and not told_pixel:
-            raise StackError(f"pixels are {size.y_um} x {size.x_um} um; expected squares, or set source.pixel_um")
+        size = voxel_um(stack.statements, pixel_um=told_pixel, plane_um=told_plane)
         known = CHALLENGE_UM if self._is_challenge else (0.0, 0.0)
-        pixel_um = told_pixel or size.x_um or size.y_um or known[0]
-        plane_um = told_plane or size.z_um or known[1]
+        pixel, plane = size.get("x") or size.get("y"), size.get("z")
+        pixel_um, plane_um = pixel.um if pixel else known[0], plane.um if plane else known[1]
         for value, key in ((pixel_um, "pixel_um"), (plane_um, "plane_um")):
             if not value:
-                raise StackError(f"the files do not say their {key}; set source.{key} to it, in um")
+                heard = f" ({'; '.join(stack.statements.notes)})" if stack.statements.notes else ""
+                raise StackError(f"the files do not say their {key}{heard}; set source.{key} to it, in um")
         return pixel_um, plane_um
+
+
+def refuse_other_units(skeleton: Skeleton, url: str) -> None:
+    """Raise SkeletonError where the file states another unit or scale than it was read with."""
+    for finding in skeleton.findings:
+        if finding.severity == Severity.ERROR:
+            raise SkeletonError(f"{finding.message}; {finding.remedy}", path=url)
+
+
+def _problem(error: Exception, directory: str) -> str:
+    """Why a cell is not taken, naming the file where the error does, else the directory."""
+    text = str(error) or type(error).__name__
+    name = directory.rpartition("/")[2]
+    named = isinstance(error, BrightfieldError) and name in text
+    return text if named else f"{directory}: {text if isinstance(error, BrightfieldError) else f'{type(error).__name__}: {text}'}"
 
 
 def _is_marker(name: str) -> bool:

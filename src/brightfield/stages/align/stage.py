@@ -19,7 +19,7 @@ from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import align_cell
 from brightfield.stages.align.contrast import Gates
 
-DECIDING = ("align", "labels.r_min_um", "source.swc_origin", "image.level", "image.z_step")
+DECIDING = ("align", "labels.r_min_um", "source.swc_origin", "source.swc_unit", "source.swc_axes", "image.level", "image.z_step")
 """The options that decide a cell's verdicts."""
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from brightfield.built.cells import selected_cells
+from brightfield.built.cells import selected_cells, swc_convention
 from brightfield.config.options import Config, CoverageKind, OnFailure, Scheduler, SourceKind
 from brightfield.config.params import source_name
 from brightfield.core.cell import Cell, Stack
@@ -22,7 +22,8 @@ from brightfield.core.errors import BrightfieldError, CellFailures
 from brightfield.core.files import link, sha256_file
 from brightfield.core.layout import IMAGES_DIR, SKELETONS_DIR, image_store, marker_file, skeleton_file
 from brightfield.core.schema import TILES
-from brightfield.core.skeleton import Skeleton, parse_swc, read_swc
+from brightfield.core.skeleton import Skeleton
+from brightfield.core.swc import parse_swc, read_swc
 from brightfield.core.tables import read_table, write_table
 from brightfield.run.collect import PARTIAL, work_root
 from brightfield.run.engine import Engine, progress
@@ -120,7 +121,7 @@ def _plans(
     def plan_one(cell: Cell) -> CellPlan | None:
         try:
             projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
-            return plan_cell(cell, _skeleton(cell, source, swcs.get(cell.specimen_id)), image, projection, swc_origin=origin)
+            return plan_cell(cell, _skeleton(config, cell, source, swcs.get(cell.specimen_id)), image, projection, swc_origin=origin)
         except BrightfieldError as error:
             failures[cell.specimen_id] = f"it cannot be planned: {error}"
             return None
@@ -130,8 +131,11 @@ def _plans(
     return {i: found for i, found in plans.items() if found is not None}, dict(sorted(failures.items()))
 
 
-def _skeleton(cell: Cell, source: Source, swc: Path | None) -> Skeleton:
-    return read_swc(swc) if swc is not None else parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}")
+def _skeleton(config: Config, cell: Cell, source: Source, swc: Path | None) -> Skeleton:
+    convention = swc_convention(config.source, (1.0, 1.0, 1.0) if cell.stack is None else cell.stack.grid.voxel_size_zyx_um)
+    if swc is not None:
+        return read_swc(swc, convention)
+    return parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}", convention)
 
 
 def _plan_found(config: Config, cell: Cell, directory: Path) -> CellPlan:
@@ -190,6 +194,8 @@ def _image_task(config: Config, cell: Cell, swc: Path) -> CellTask:
     planes = [(p.sub_image_id, p.section_number, p.usable, p.reason) for p in stack.planes]
     facts = [stack.width_px, stack.height_px, stack.pixel_um, stack.plane_um, stack.bits, stack.projection_id]
     plan = plan_inputs(config.image, config.source.swc_origin, sha256_file(swc))
+    if "swc" in plan:
+        plan |= {"swc_unit": config.source.swc_unit.value, "swc_axes": config.source.swc_axes.value}
     return CellTask({"plan": plan, "stack": facts, "planes": planes, **_options(config, cell)}, fetch_image)
 
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from brightfield.built.cells import BuiltCell
 from brightfield.core.codes import LABEL_NAMES, Label, Verdict
 from brightfield.core.layout import SwcUnit, swc_export_file
+from brightfield.core.markers import Marker
 from brightfield.core.schema import ALIGNMENT, LABEL_STATS
-from brightfield.core.skeleton import ROOT, Marker, Skeleton, write_swc
+from brightfield.core.skeleton import ROOT, Skeleton
+from brightfield.core.swc import write_swc
 from brightfield.core.tables import read_table
 from brightfield.core.tips import FACE_PLANES, tip_kinds
 

@@ -28,7 +28,17 @@ from brightfield.stages.manifest.nodes import export_swc, nodes_of
 from brightfield.stages.manifest.patches import sample, voxels_of
 from brightfield.stages.manifest.table import build_manifest
 
-DECIDING = ("patches", "labels.r_min_um", "labels.face_planes", "align.stretch_um", "source.swc_origin", "image.level", "image.z_step")
+DECIDING = (
+    "patches",
+    "labels.r_min_um",
+    "labels.face_planes",
+    "align.stretch_um",
+    "source.swc_origin",
+    "source.swc_unit",
+    "source.swc_axes",
+    "image.level",
+    "image.z_step",
+)
 
 
 def run(config: Config, root: Path) -> None:

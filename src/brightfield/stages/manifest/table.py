@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brightfield.config.options import Config, SourceKind
+from brightfield.built.cells import swc_convention
+from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.config.params import section_digest
 from brightfield.core.codes import LABEL_NAMES, Split
 from brightfield.core.errors import TableError
@@ -17,7 +18,8 @@ from brightfield.core.files import sha256_file
 from brightfield.core.keys import read_failures
 from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, CITATION, LABEL_STATS, LICENSE_NAME, LICENSE_URL, MANIFEST, SPLITS, TILES
-from brightfield.core.skeleton import read_swc
+from brightfield.core.swc import read_swc
+from brightfield.core.swc_convention import SwcConvention
 from brightfield.core.tables import frame_of, read_table
 from brightfield.core.version import __version__
 from brightfield.volumes.volume import open_volume
@@ -103,7 +105,7 @@ def build_manifest(root: Path, config: Config, *, source_url: str) -> pd.DataFra
         raise TableError(f"cells {lost} have no split; run the split stage again", path=root / SPLITS.path)
     for specimen_id, reason in read_failures(root, ("manifest",)).items():
         frame.loc[frame["specimen_id"] == specimen_id, ["split", "fold", "reason"]] = [Split.EXCLUDED.value, None, reason]
-    for part in (_alignment(root), _label_stats(root), _tile_sums(root), _files(root, frame["specimen_id"].tolist())):
+    for part in (_alignment(root), _label_stats(root), _tile_sums(root), _files(root, frame, config.source)):
         frame = frame.merge(part, on="specimen_id", how="left")
     known = terms(config)
     common = {
@@ -147,9 +149,12 @@ def _tile_sums(root: Path) -> pd.DataFrame:
     return summed.rename_axis("specimen_id").reset_index()
 
 
-def _files(root: Path, specimen_ids: Iterable[int]) -> pd.DataFrame:
+def _files(root: Path, cells: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
+    rows = []
     with StoreHasher() as hash_store:
-        rows = [{"specimen_id": i, **_skeleton(root, i), **_volumes(root, i, hash_store)} for i in specimen_ids]
+        for i, pixel_um, plane_um in cells[["specimen_id", "pixel_um", "plane_um"]].itertuples(index=False, name=None):
+            convention = swc_convention(source, (plane_um, pixel_um, pixel_um))
+            rows.append({"specimen_id": i, **_skeleton(root, i, convention), **_volumes(root, i, hash_store)})
     frame = frame_of(MANIFEST, rows)
     return frame[[c for c in frame.columns if c == "specimen_id" or c.startswith(_FILE_COLUMNS)]]
 
@@ -161,11 +166,11 @@ _FILE_COLUMNS = (
 """How the columns begin that `_files` fills."""
 
 
-def _skeleton(root: Path, specimen_id: int) -> dict[str, Any]:
+def _skeleton(root: Path, specimen_id: int, convention: SwcConvention) -> dict[str, Any]:
     swc, markers = skeleton_file(specimen_id), marker_file(specimen_id)
     row: dict[str, Any] = {}
     if (root / swc).is_file():
-        skeleton = read_swc(root / swc)
+        skeleton = read_swc(root / swc, convention)
         lengths = skeleton.path_length_um()
         row |= {"skeleton_path": swc.as_posix(), "skeleton_sha256": sha256_file(root / swc)}
         row |= {"n_nodes": len(skeleton), "n_trees": skeleton.n_trees}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brightfield.built.cells import built_cells
 from brightfield.built.coverage import Coverage
 from brightfield.built.dataset import Dataset, records
 from brightfield.core.codes import LABEL_NAMES, Finding, Label, Reason
 from brightfield.core.errors import StackError
 from brightfield.core.layout import REASON_GROUP
 from brightfield.core.schema import NODES, PATCHES, TILES
-from brightfield.core.skeleton import read_swc
 from brightfield.core.space import Grid, Shape, Window, download_grid, stack_grid
 from brightfield.core.tables import read_table
 from brightfield.stages.manifest.findings import error_of, warning_of
@@ -143,8 +143,9 @@ def check_components(dataset: Dataset) -> Iterator[Finding]:
     if dataset.config.labels.connect is None:
         return
     broken = dataset.taken[(dataset.taken["n_components"] > dataset.taken["n_trees"]).fillna(value=False)]
+    built = {cell.specimen_id: cell for cell in built_cells(dataset.root, dataset.config)} if len(broken) else {}
     for row in broken.to_dict("records"):
-        position = read_swc(dataset.root / str(row["skeleton_path"])).position_zyx_um
+        position = built[int(row["specimen_id"])].skeleton.position_zyx_um
         inside = bool(open_volume(dataset.root / str(row["image_path"])).grids[0].contains(position).all())
         message = f"{row['n_components']} pieces of labels for {row['n_trees']} tree(s)" + (
             "" if inside else "; some nodes lie outside the volume"

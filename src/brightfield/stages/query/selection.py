@@ -59,7 +59,7 @@ def reselect(cells: pd.DataFrame, planes: pd.DataFrame, wanted: SourceConfig, im
     Raises ConfigError when the configuration asks for a cell whose stack was not asked for then.
     """
     reasons = dict(zip(cells["specimen_id"], cells["reason"].fillna(""), strict=True))
-    known = [replace(cell, stack_problem=reasons[cell.specimen_id] or None) for cell in cells_of(cells, planes)]
+    known = [_with_problem(cell, reasons[cell.specimen_id]) for cell in cells_of(cells, planes)]
     unknown = [c.specimen_id for c in known if reasons[c.specimen_id].startswith(_OUTSIDE) and _outside(c, wanted) is None]
     if unknown:
         raise ConfigError(
@@ -67,6 +67,13 @@ def reselect(cells: pd.DataFrame, planes: pd.DataFrame, wanted: SourceConfig, im
             "run `brightfield refresh --write` with this configuration"
         )
     return select(known, wanted, image)
+
+
+def _with_problem(cell: Cell, reason: str) -> Cell:
+    """A cell of a snapshot with what was wrong with it then; what was wrong with the selection is not."""
+    if not reason or reason.startswith(_OUTSIDE):
+        return cell
+    return replace(cell, stack_problem=reason, swc_problem=reason if cell.swc_url is None else None)
 
 
 _REFUSED, _UNNAMED, _SPECIES, _UNTRACED, _TRACED_AS = _OUTSIDE = (
@@ -112,7 +119,7 @@ def _outside(cell: Cell, wanted: SourceConfig) -> str | None:
     if wanted.species and cell.species.lower() != wanted.species.lower():
         return f"{_SPECIES} {cell.species}"
     if cell.reconstruction_type is None:
-        return _UNTRACED
+        return cell.swc_problem or _UNTRACED
     if wanted.reconstruction_types and cell.reconstruction_type not in wanted.reconstruction_types:
         return f"{_TRACED_AS} {cell.reconstruction_type}"
     return None
@@ -120,8 +127,8 @@ def _outside(cell: Cell, wanted: SourceConfig) -> str | None:
 
 def _incomplete(cell: Cell, wanted: SourceConfig) -> str | None:
     """Why a cell that is asked for cannot be taken. A reconstruction does not prove that there are images: some cells have none."""
-    if cell.swc_url is None:
-        return "no SWC file"
+    if cell.swc_problem or cell.swc_url is None:
+        return cell.swc_problem or "no SWC file"
     if wanted.require_images and cell.stack is None:
         return cell.stack_problem or "no image stack"
     return None

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from brightfield.core.codes import FULL_AXON_UM, LABEL_COLOURS_RGB, LABEL_NAMES, Finding, Label, MarkerKind, Reason, Severity
 from brightfield.core.errors import CapacityError, CheckError, GridError
 from brightfield.core.layout import REASON_GROUP
-from brightfield.core.skeleton import Marker, Skeleton
+from brightfield.core.markers import Marker
+from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Shape
 from brightfield.core.tips import cut_tips
 from brightfield.raster.cones import Cones, SomaEdges, balls, cones_of, grid_numbers, shell_spans_of, spans_of

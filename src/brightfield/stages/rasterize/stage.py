@@ -16,7 +16,16 @@ from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, downloaded_boxes, write_labels
 
-DECIDING = ("labels", "image.level", "image.z_step", "image.chunk_zyx", "image.shard_zyx", "source.swc_origin")
+DECIDING = (
+    "labels",
+    "image.level",
+    "image.z_step",
+    "image.chunk_zyx",
+    "image.shard_zyx",
+    "source.swc_origin",
+    "source.swc_unit",
+    "source.swc_axes",
+)
 """The options that decide a cell's labels, where their voxels are, and how they are stored."""
 
 

@@ -1,0 +1,1 @@
+"""What is believed of one stack or skeleton of one's own, before it becomes a cell."""
