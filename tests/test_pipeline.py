@@ -65,6 +65,7 @@ EXPECTED = {
     "config": set(),
     "versions": set(),
     "evaluation": set(),
+    "inspection": set(),
     "testing": set(),
     "": set(),  # the reader, the command line, the public face
 } | {f"stages/{name}": {name} for name in STAGES}

@@ -1,0 +1,80 @@
+"""The page that leads from three folders to a checked dataset works as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import zarr
+
+from brightfield.core.swc import format_swc
+from brightfield.testing.skeletons import cable
+from repositories import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "how-to" / "own-stacks.md"
+SMALL = (
+    "image.coverage=full image.chunk_zyx=[8,32,32] image.shard_zyx=[8,64,64] image.tile_px=64 patches.size_zyx=[4,16,16] patches.per_cell=4"
+)
+DVC = """dvc() {
+  [ $# -gt 1 ] && set -- query || set -- query download align rasterize split manifest report
+  for stage; do brightfield stage $stage; done
+}"""
+"""What `dvc repro` runs; the tests of the pipeline prove that DVC knows when."""
+
+
+def write_stacks(root: Path) -> None:
+    rng = np.random.default_rng(1)
+    for number, name in enumerate(("stacks/a", "stacks/b", "stacks/c", "more/d")):
+        home = root / name
+        home.mkdir(parents=True)
+        voxels = rng.integers(190, 200, (12, 96, 128)).astype("u1")
+        voxels[3:6, 38:43, 14:80] = 80
+        (home / "cell.swc").write_bytes(format_swc(cable(12.0 + number, start_zyx_um=(2.0, 10.0, 4.0))))
+        if name == "stacks/b":
+            notes = {"axes": "ZYX", "spacing": 0.5, "unit": "micron"}
+            tifffile.imwrite(home / "stack.tif", voxels, imagej=True, resolution=(4, 4), metadata=notes)
+        elif name == "stacks/c":
+            group = zarr.open_group(home / "image.ome.zarr", mode="w", zarr_format=3)
+            group.create_array("0", data=voxels, chunks=(4, 32, 32))
+            axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+            datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.25, 0.25]}]}]
+            group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+        else:
+            for z, plane in enumerate(voxels):
+                tifffile.imwrite(home / f"z{z:03d}.tif", plane)
+
+
+@pytest.mark.slow
+def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) -> None:
+    write_stacks(tmp_path)
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    for name in ("dvc.yaml", "params.yaml", "DATA_CHANGELOG.md"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    script = "\n".join(["set -eu", DVC, *blocks]).replace("source=folder", f"source=folder {SMALL}")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "1 new" in done.stdout
+    cells = pd.read_parquet(tmp_path / "data" / "cells.parquet").set_index("name")
+    assert cells["selected"].tolist() == [True] * 4
+    assert cells["layer"].to_dict() == {"a": "5", "b": "2/3", "c": "4", "d": "4"}
+    assert (tmp_path / "look.png").is_file()
+    assert (tmp_path / "reports" / "report.html").is_file()
+
+
+def test_every_message_on_the_page_is_one_that_the_code_gives() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page[page.index("## What a message means") :], re.MULTILINE)
+    source = "".join(path.read_text() for path in (REPOSITORY / "src" / "brightfield").rglob("*.py"))
+    for quoted in re.findall(r"`([^`]+)`", " ".join(rows)):
+        for words in re.split(r"\bN\b|\bM\b|\.\.\.|=nm|pixel_um", quoted):
+            assert words.strip(" (),") in source, words
