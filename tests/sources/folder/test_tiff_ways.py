@@ -73,6 +73,19 @@ def test_boxes_are_those_of_tifffiles_own_zarr_store(tmp_path: Path, way: str, s
                 np.testing.assert_array_equal(stack.read(number, box), array[number, y0:y1, x0:x1])
 
 
+def test_planes_that_point_to_a_companion_are_in_its_order(tmp_path: Path) -> None:
+    voxels = random_voxels(4, (3, 20, 30), "u1")
+    data = [f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="p{2 - z}.tif">urn:uuid:{z}</UUID></TiffData>' for z in range(3)]
+    (tmp_path / "all.companion.ome").write_text(ome_xml(voxels.shape, "uint8", data))
+    for z, plane in enumerate(voxels):
+        pointer = f'<?xml version="1.0"?><OME UUID="urn:uuid:{z}"><BinaryOnly MetadataFile="all.companion.ome" UUID="urn:uuid:c"/></OME>'
+        tifffile.imwrite(tmp_path / f"p{2 - z}.tif", plane, **GREY, metadata=None, description=pointer)
+    np.testing.assert_array_equal(read(opened(tmp_path)), voxels)
+    (tmp_path / "all.companion.ome").unlink()
+    with pytest.raises(StackError, match=r"its OME-XML is in all\.companion\.ome, which is not here"):
+        opened(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------------------- other axes
 
 VOXELS = random_voxels(2, (2 * 3, 30, 40), "u1")
