@@ -65,7 +65,6 @@ EXPECTED = {
     "config": set(),
     "versions": set(),
     "evaluation": set(),
-    "inspection": set(),
     "testing": set(),
     "inspection": set(),
     "learn": set(),

@@ -21,6 +21,7 @@ from brightfield.core.errors import CellFailures
 from brightfield.core.layout import IMAGES_DIR, PARAMS_FILE, image_store
 from brightfield.core.schema import TILES
 from brightfield.core.tables import read_table
+from brightfield.planning import plan
 from brightfield.sources.mirror.server import Mirror, serve
 from brightfield.stages.download import stage
 from brightfield.stages.query import stage as query
@@ -118,9 +119,9 @@ def test_a_cell_that_cannot_be_planned_fails_alone(tmp_path: Path) -> None:
     with serve(without) as mirror:
         root = repository(tmp_path, mirror, "image.coverage=skeleton", "compute.retries=1")
         config = load(root / PARAMS_FILE)
-        plan = stage.plan(config, root)
-        assert [cell.specimen_id for cell in plan.cells] == [3, 5]
-        assert "cell 4       it cannot be planned: " in plan.as_text(10.0)
+        found = plan(config, root)
+        assert [cell.specimen_id for cell in found.cells] == [3, 5]
+        assert "cell 4       it cannot be planned: " in found.as_text(10.0)
         with pytest.raises(CellFailures, match=r"4\b.*it cannot be planned"):
             stage.run(config, root)
         assert [i for i in CELLS if (root / image_store(i)).is_dir()] == [3, 5]

@@ -99,10 +99,17 @@ _MOST_REASONS = 12
 
 def left_out(cells: pd.DataFrame) -> list[str]:
     """Why cells of the cells table are not taken: a line for each reason, the most frequent first, with what to do about it."""
-    counts = cells.loc[~cells["selected"], "reason"].value_counts()
-    lines = [f"  {n} x {reason}{_remedy(str(reason))}" for reason, n in counts.items()]
+    lines = [f"  {n} x {reason}{_remedy(reason)}" for reason, n in reasons_of(cells).items()]
     more = [f"  and {len(lines) - _MOST_REASONS} more reasons: column `reason` of {CELLS.path}"] if len(lines) > _MOST_REASONS else []
     return [*lines[:_MOST_REASONS], *more]
+
+
+def reasons_of(cells: pd.DataFrame) -> dict[str, int]:
+    """How many cells are not taken for each reason, the most frequent first; reasons that differ only in the file named in front are one."""
+    told = cells.loc[~cells["selected"], "reason"].astype(str)
+    alike = told.groupby(told.str.replace(r"^\S+: ", "", regex=True), sort=False)
+    counts = {str(same.iloc[0]) if len(same) == 1 else str(kind): len(same) for kind, same in alike}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _remedy(reason: str) -> str:

@@ -14,7 +14,7 @@ from brightfield.core.layout import DATA_DIR, SNAPSHOT_DIR, SOURCE_KEY_FILE
 from brightfield.core.schema import CELLS, PLANES
 from brightfield.core.tables import read_table, write_table
 from brightfield.sources.connect import reachable
-from brightfield.stages.query.selection import drift, left_out, reselect, survey
+from brightfield.stages.query.selection import drift, left_out, reasons_of, reselect, survey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def is_built(config: Config, root: Path) -> bool:
 def refuse_nothing(cells: pd.DataFrame) -> None:
     """Raise SourceError, with the reasons, when no cell is selected."""
     if not cells["selected"].any():
-        reasons = "; ".join(f"{n} x {reason}" for reason, n in cells["reason"].value_counts().items())
+        reasons = "; ".join(f"{n} x {reason}" for reason, n in reasons_of(cells).items())
         raise SourceError(f"no cell of {len(cells)} is selected: {reasons or 'the source has none'}. See `source` in the configuration")
 
 
