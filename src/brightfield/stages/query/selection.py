@@ -105,7 +105,7 @@ def left_out(cells: pd.DataFrame) -> list[str]:
 
 
 def reasons_of(cells: pd.DataFrame) -> dict[str, int]:
-    """How many cells are not taken for each reason, the most frequent first; reasons that differ only in the file named in front are one."""
+    """How many cells are not taken for each reason, the most frequent first; those that differ only in the file named are one."""
     told = cells.loc[~cells["selected"], "reason"].astype(str)
     alike = told.groupby(told.str.replace(r"^\S+: ", "", regex=True), sort=False)
     counts = {str(same.iloc[0]) if len(same) == 1 else str(kind): len(same) for kind, same in alike}
