@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from brightfield.config.options import AlignConfig
 from brightfield.core.codes import Grade, Label, Verdict
 from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.skeleton import Skeleton
@@ -17,11 +18,11 @@ from brightfield.sources.demo.phantom import ArborPlan, flipped, grow, shifted, 
 from brightfield.stages.align import absorbance
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import Alignment, align_cell
-from brightfield.stages.align.contrast import Gates
 from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable, reordered
 
-GATES = Gates()
+GATES = AlignConfig()
+R_MIN_UM = 0.23
 COARSE = Grid((72, 220, 220), (0.56, 0.4576, 0.4576))  # level 2, every second plane
 ARBOR = grow(ArborPlan(3, (38.0, 95.0, 95.0), n_basal=4, reach_um=50.0, axon_um=60.0))
 
@@ -49,7 +50,7 @@ def align(skeleton: Skeleton, volume: NDArray[np.uint8], grid: Grid = COARSE, ti
         part: NDArray[np.uint8] = volume[tuple(slice(*axis) for axis in window)]
         return part
 
-    return align_cell(11, skeleton, Pixels(grid, read, tiles), GATES)
+    return align_cell(11, skeleton, Pixels(grid, read, tiles), GATES, R_MIN_UM)
 
 
 def length_by_verdict(alignment: Alignment, verdict: Verdict) -> float:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, nan
 
 import numpy as np
 from numba import njit
 
-from brightfield.core.skeleton import Skeleton
+from brightfield.config.options import AlignConfig
 from brightfield.core.space import Grid
 from brightfield.stages.align.absorbance import NO_DATA, Pixels
-from brightfield.stages.align.contrast import SEARCH_UM, Gates, View, highest, is_empty, window_around
-from brightfield.stages.align.paths import Reals, Stretch, stretches_of
+from brightfield.stages.align.paths import Reals, Stretch
+from brightfield.stages.align.search import Search, highest
+from brightfield.stages.align.views import SEARCH_UM, View, is_empty, window_around
 
 DARK = 300
 """Steps of absorbance.UNIT above which a sample counts no more: dendrites in focus reach it, somata exceed it many times."""
@@ -85,13 +87,14 @@ def _transformed(path: Stretch, name: str, grid: Grid) -> Stretch:
     return path.moved(position, normal)
 
 
-def transform_scores(skeleton: Skeleton, pixels: Pixels, gates: Gates, sd: float) -> dict[str, float]:
+def transform_scores(paths: Sequence[Stretch], pixels: Pixels, search: Search, sd: float) -> dict[str, float]:
     """How well every transform fits for which pixels were downloaded, over at most 64 stretches spread over the cell.
 
     The score is the capped mean absorbance in the tube above that beside it, each stretch at its best shift of up to 1 um, in `sd`.
     """
-    paths = [path for path in stretches_of(skeleton, gates.stretch_um, gates.r_min_um) if len(path.position)]
+    paths = [path for path in paths if len(path.position)]
     chosen = paths[:: ceil(len(paths) / _TRANSFORM_STRETCHES) or 1]
+    nearby = search.within(1.0, 1.0)
     scores = {}
     for name in _TRANSFORMS:
         total, n = 0.0, 0
@@ -99,17 +102,12 @@ def transform_scores(skeleton: Skeleton, pixels: Pixels, gates: Gates, sd: float
             moved = _transformed(path, name, pixels.grid)
             window = window_around(pixels, moved.position, 4.0)
             if not is_empty(window):
-                ridge = _nearby(View.of(pixels, window, gates), moved)
+                ridge = highest(search.scores(View.of(pixels, window), moved, nearby, DARK))
                 known = ridge > -np.inf
                 total, n = total + (ridge * len(path.position) if known else 0.0), n + known * len(path.position)
         if n >= 0.25 * sum(len(path.position) for path in chosen) and n:
             scores[name] = total / n / sd
     return scores
-
-
-def _nearby(view: View, path: Stretch) -> float:
-    s_um, dz_um = view.lattice
-    return highest(view.scores(path, DARK)[np.ix_(np.abs(s_um) <= 1.0, np.abs(dz_um) <= 1.0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ class Fit:
     identity: float
 
 
-def best_frame(scores: dict[str, float], shift_um: Reals, shifted: float, given: float, grid: Grid, gates: Gates) -> Fit:
+def best_frame(scores: dict[str, float], shift_um: Reals, shifted: float, given: float, grid: Grid, gates: AlignConfig) -> Fit:
     """Identity unless something else fits clearly better; a shift is compared in its own scale, means above those of most shifts."""
     identity = scores.get("identity", nan)
     fits = [Fit(name, score, identity) for name, score in scores.items() if name != "identity"]
@@ -131,7 +129,7 @@ def best_frame(scores: dict[str, float], shift_um: Reals, shifted: float, given:
     return max(clear, key=lambda fit: fit.score, default=Fit("identity", identity, identity))
 
 
-def _beyond_gates(shift_um: Reals, grid: Grid, gates: Gates) -> bool:
+def _beyond_gates(shift_um: Reals, grid: Grid, gates: AlignConfig) -> bool:
     half_z, half_y, half_x = (length / 2 for length in grid.voxel_size_zyx_um)
     z, y, x = np.abs(shift_um).tolist()
     return bool(z > gates.max_shift_z_um + half_z or max(y - half_y, x - half_x) > gates.max_shift_um)
@@ -141,23 +139,33 @@ def _beyond_gates(shift_um: Reals, grid: Grid, gates: Gates) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _rigid_kernel(values, position, z_steps, y_steps, x_steps, cap, total, count):  # type: ignore[no-untyped-def]
-    """Add the voxels at every sample to the sums of every shift by whole voxels."""
-    n_z, n_y, n_x = values.shape
+def _rigid_kernel(values, position, z_steps, y_steps, x_steps, cap, total, count):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Add the voxels at every sample to the sums of every shift by whole voxels; `values` has a border of one voxel."""
+    n_z, n_y, n_x = values.shape[0] - 2, values.shape[1] - 2, values.shape[2] - 2
+    stride = np.uint64(x_steps[1] - x_steps[0] if len(x_steps) > 1 else 1)
     for m in range(len(position)):
         z0 = int(np.floor(position[m, 0] + 0.5))
         y0 = int(np.floor(position[m, 1] + 0.5))
         x0 = int(np.floor(position[m, 2] + 0.5))
-        for a in range(len(z_steps)):
-            z = z0 + z_steps[a]
-            if z < 0 or z >= n_z:
-                continue
-            for b in range(len(y_steps)):
-                y = y0 + y_steps[b]
-                if y < 0 or y >= n_y:
-                    continue
-                for c in range(len(x_steps)):
-                    x = x0 + x_steps[c]
-                    if 0 <= x < n_x and values[z, y, x] != NO_DATA:
-                        total[a, b, c] += min(values[z, y, x], cap)
-                        count[a, b, c] += 1
+        first, last = _on_axis(x_steps, x0, n_x)
+        for a in range(np.uint64(len(z_steps))):
+            for b in range(np.uint64(len(y_steps))):
+                z, y = z0 + z_steps[a], y0 + y_steps[b]
+                if 0 <= z < n_z and 0 <= y < n_y and first < last:
+                    k, j, i, offset = np.uint64(z + 1), np.uint64(y + 1), np.uint64(x0 + x_steps[first] + 1), np.uint64(first)
+                    for c in range(np.uint64(last - first)):
+                        value = np.int64(values[k, j, i + c * stride])
+                        known = value != NO_DATA
+                        total[a, b, offset + c] += min(value, cap) if known else 0
+                        count[a, b, offset + c] += np.int64(known)
+
+
+@njit(cache=True, nogil=True)
+def _on_axis(steps, start, n):  # type: ignore[no-untyped-def]
+    """The range of steps that stay on an axis of n voxels."""
+    first, last = 0, len(steps)
+    while first < last and start + steps[first] < 0:
+        first += 1
+    while last > first and start + steps[last - 1] >= n:
+        last -= 1
+    return first, last
