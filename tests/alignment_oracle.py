@@ -189,9 +189,9 @@ class Oracle:
 
     def rows(self, specimen_id: int) -> list[dict[str, Any]]:
         random = np.random.Generator(np.random.PCG64(specimen_id))
-        return [self._row(path, random.random((60, 5))) for path in paths_of(self.skeleton, self.gates.stretch_um, self.r_min_um)]
+        return [self.row(path, random.random((60, 5))) for path in paths_of(self.skeleton, self.gates.stretch_um, self.r_min_um)]
 
-    def _row(self, path: Path, draws) -> dict[str, Any]:
+    def row(self, path: Path, draws) -> dict[str, Any]:
         row = {"stretch": path.number, "label": path.label, "length_um": round(path.length_um, 4), "n_samples": 0}
         if len(path.position):
             view = cut_out(self.whole, self.grid, path.position, MARGIN_UM, self.skeleton, path.nodes)
