@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, nan
+from math import ceil, floor, hypot, nan
 
 import numpy as np
 from numba import njit
@@ -14,6 +14,7 @@ from brightfield.core.space import Grid
 from brightfield.stages.align.absorbance import NO_DATA, Pixels
 from brightfield.stages.align.paths import Reals, Stretch
 from brightfield.stages.align.search import Search, highest
+from brightfield.stages.align.shift import LateralShift
 from brightfield.stages.align.views import SEARCH_UM, View, is_empty, window_around
 
 DARK = 300
@@ -34,6 +35,7 @@ class RigidSearch:
         self._total = np.zeros(shape, np.int64)
         self._count = np.zeros(shape, np.int64)
         self._n_samples = 0
+        self._lateral = LateralShift(grid, DARK)
 
     def add(self, view: View, path: Stretch) -> None:
         """Count in every second sample of a path."""
@@ -41,6 +43,7 @@ class RigidSearch:
         self._n_samples += len(position)
         z_steps, y_steps, x_steps = self._axes
         _rigid_kernel(view.tube, position, z_steps, y_steps, x_steps, DARK, self._total, self._count)
+        self._lateral.add(view, path)
 
     def means(self) -> Reals:
         """Mean absorbance by shift (z, y, x); -inf where under a quarter of the samples have pixels."""
@@ -48,7 +51,10 @@ class RigidSearch:
         return np.where(known, self._total / np.maximum(self._count, 1), -np.inf)
 
     def best(self) -> tuple[Reals, float, float]:
-        """The best shift (z, y, x) um, between voxels by a parabola; how far its mean and the given position's are above most shifts."""
+        """The best shift (z, y, x) um; how far its mean and the given position's are above most shifts.
+
+        Between voxels it is found by a parabola, within a um or so in the plane by `LateralShift`.
+        """
         means = self.means()
         peak = np.unravel_index(int(np.argmax(means)), means.shape)
         if means[peak] == -np.inf:
@@ -59,6 +65,9 @@ class RigidSearch:
         for axis, (steps, line) in enumerate(zip(self._axes, lines, strict=True)):
             width = float(steps[1] - steps[0]) if len(steps) > 1 else 0.0
             shift[axis] = (steps[peak[axis]] + width * _vertex(line, int(peak[axis]))) * self._size[axis]
+        lateral = self._lateral.best()
+        if lateral is not None and np.abs(shift[1:]).max() <= self._lateral.reach_um:
+            shift[1:] = lateral
         given = means[tuple(len(steps) // 2 for steps in self._axes)]
         return shift, float(means[peak]) - floor_level, float(given) - floor_level
 
@@ -123,16 +132,15 @@ def best_frame(scores: dict[str, float], shift_um: Reals, shifted: float, given:
     """Identity unless something else fits clearly better; a shift is compared in its own scale, means above those of most shifts."""
     identity = scores.get("identity", nan)
     fits = [Fit(name, score, identity) for name, score in scores.items() if name != "identity"]
-    if _beyond_gates(shift_um, grid, gates):
-        fits.append(Fit("shift", shifted, given))
     clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < 1.25 * fit.identity]
+    if _beyond_gates(shift_um, grid, gates) and shifted >= 1.0 and shifted > given:
+        clear.append(Fit("shift", shifted, given))
     return max(clear, key=lambda fit: fit.score, default=Fit("identity", identity, identity))
 
 
 def _beyond_gates(shift_um: Reals, grid: Grid, gates: AlignConfig) -> bool:
-    half_z, half_y, half_x = (length / 2 for length in grid.voxel_size_zyx_um)
-    z, y, x = np.abs(shift_um).tolist()
-    return bool(z > gates.max_shift_z_um + half_z or max(y - half_y, x - half_x) > gates.max_shift_um)
+    z, y, x = shift_um.tolist()
+    return bool(abs(z) > gates.max_shift_z_um + grid.voxel_size_zyx_um[0] / 2 or hypot(y, x) > gates.max_shift_um)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------- kernels
