@@ -122,13 +122,31 @@ def test_contrast_falls_as_the_skeleton_leaves_the_stain() -> None:
         ("transpose xy", ARBOR.moved_to(ARBOR.position_zyx_um[:, [0, 2, 1]])),
         ("z scale 0.8", z_scaled(ARBOR, 1.25)),
         ("z scale 2", z_scaled(ARBOR, 0.5)),
+        ("shift", shifted(ARBOR, (3.0, 0.0, 0.0))),
     ],
 )
 def test_a_wrong_frame_is_named(name: str, wrong: Skeleton) -> None:
     cell = align(wrong, stained()).cell
     assert (cell["best_transform"], cell["grade"]) == (name, Grade.REJECTED)
     assert cell["best_score"] > cell["identity_score"]
-    assert cell["reason"].startswith(name)
+    assert name in cell["reason"]
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.15, 1.2])
+def test_a_z_scale_is_named_as_a_number(factor: float) -> None:
+    cell = align(z_scaled(ARBOR, factor), stained()).cell
+    name, number = cell["best_transform"].rsplit(" ", 1)
+    assert (name, cell["grade"]) == ("z scale", Grade.REJECTED)
+    assert abs(float(number) * factor - 1.0) < 0.03
+    assert cell["reason"].startswith(cell["best_transform"])
+
+
+@pytest.mark.parametrize("seed", [6, 7, 8])
+def test_no_scale_is_named_where_only_the_stain_is_poor(seed: int) -> None:
+    unstained = (ARBOR.type == Label.AXON) | (np.arange(len(ARBOR)) % 60 < 20)
+    partly = Skeleton(ARBOR.node_id, ARBOR.type, ARBOR.position_zyx_um, ARBOR.radius_um, np.where(unstained, -1, ARBOR.parent))
+    cell = align(ARBOR, stain(partly, COARSE, seed=seed)).cell
+    assert (cell["best_transform"], cell["grade"] == Grade.A) == ("identity", False)
 
 
 def test_empty_tissue_is_not_on() -> None:

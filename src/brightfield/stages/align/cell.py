@@ -24,7 +24,7 @@ from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.contrast import Contrast
 from brightfield.stages.align.paths import Reals, Stretch, stretches_of
 from brightfield.stages.align.search import N_PLACEMENTS, Region, Search, highest, random_placements
-from brightfield.stages.align.transforms import Fit, RigidSearch, best_frame, transform_scores
+from brightfield.stages.align.transforms import IDENTITY, SHIFT, Fit, Frames, RigidSearch, best_frame
 from brightfield.stages.align.views import Tubes, View, is_empty, window_around
 
 _P_MAX = 0.05
@@ -131,9 +131,10 @@ def _cell_row(measured: _Measured, paths: Sequence[Stretch]) -> dict[str, Any]:
     dendrite, axon = _is_dendrite(rows), _is_axon(rows)
     everything = Contrast.pooled(measured.contrasts)
     _, sd = everything.ring_moments()
-    shift_um, shifted, given = measured.rigid.best()
-    fit = best_frame(transform_scores(paths, pixels, measured.search, sd), shift_um, shifted / sd, given / sd, pixels.grid, gates)
     share = _share_on(rows)
+    frames = Frames(paths, pixels, measured.search, sd)
+    fit = best_frame(frames, measured.rigid, sd, pixels.grid, gates, doubtful=_grade(share) != Grade.A)
+    shift_um, _, _ = measured.rigid.best()
     reason = _rejection(rows, fit, shift_um, share)
     return {
         "d_prime": _rounded(everything.measures()[0]),
@@ -192,9 +193,9 @@ def _rejection(rows: list[dict[str, Any]], fit: Fit, shift_um: Reals, share: flo
     known = sum(row["length_um"] for row in rows if row["verdict"] != Verdict.NO_DATA)
     if known < 0.5 * total or not rows:
         return f"only {known:.0f} of {total:.0f} um of path have pixels"
-    if fit.name != "identity":
+    if fit.name != IDENTITY:
         z, y, x = shift_um.tolist()
-        name = f"a shift of z {z:+.1f}, y {y:+.1f}, x {x:+.1f} um" if fit.name == "shift" else fit.name
+        name = f"a shift of z {z:+.1f}, y {y:+.1f}, x {x:+.1f} um" if fit.name == SHIFT else fit.name
         return f"{name} fits better than the given position: {fit.score:.1f} against {fit.identity:.1f} standard deviations"
     if _grade(share) == Grade.REJECTED:
         return f"{100 * share:.0f} % of the path length is ON, {100 * _SHARES[-1][1]:.0f} % is the least for training"

@@ -31,11 +31,6 @@ class LateralShift:
         self._total, self._count = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)
         self._cap, self._n_samples = cap, 0
 
-    @property
-    def reach_um(self) -> float:
-        """The largest shift on an axis that can be told."""
-        return self._step_um * (_REACH_STEPS - _DISC_STEPS)
-
     def add(self, view: View, path: Stretch) -> None:
         """Count in every second sample of a path."""
         position = view.grid.to_voxel(path.position[::2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, hypot, nan
+from math import ceil, floor, fsum, hypot, nan
 
 import numpy as np
 from numba import njit
@@ -13,14 +13,23 @@ from brightfield.config.options import AlignConfig
 from brightfield.core.space import Grid
 from brightfield.stages.align.absorbance import NO_DATA, Pixels
 from brightfield.stages.align.paths import Reals, Stretch
-from brightfield.stages.align.search import Search, highest
+from brightfield.stages.align.search import Region, Search, highest
 from brightfield.stages.align.shift import LateralShift
 from brightfield.stages.align.views import SEARCH_UM, View, is_empty, window_around
 
 DARK = 300
 """Steps of absorbance.UNIT above which a sample counts no more: dendrites in focus reach it, somata exceed it many times."""
 _TRANSFORM_STRETCHES = 64
-_TRANSFORMS = ("identity", "flip x", "flip y", "flip z", "transpose xy", "z scale 0.5", "z scale 0.8", "z scale 1.25", "z scale 2")
+IDENTITY, SHIFT = "identity", "shift"
+_Z_SCALE = "z scale"
+_MIRRORED = ("flip x", "flip y", "flip z", "transpose xy")
+_Z_SCALES = (0.5, *(k / 40 for k in range(32, 52)), 2.0)
+"""Every 2.5 %: 40 um deep the next one is 1 um off, which a stretch's own search makes good."""
+_LEAST_SCALING = 0.03
+_CLEARLY = 1.25
+"""By how much another frame must fit better than the given one."""
+_SCALED, _SHIFT_FIRST = 1.1, 1.02
+"""The same for a z scale, whose scores forgive less (of clean cells at most 1.01), and by how much it must fit better than a shift."""
 
 
 class RigidSearch:
@@ -66,8 +75,8 @@ class RigidSearch:
             width = float(steps[1] - steps[0]) if len(steps) > 1 else 0.0
             shift[axis] = (steps[peak[axis]] + width * _vertex(line, int(peak[axis]))) * self._size[axis]
         lateral = self._lateral.best()
-        if lateral is not None and np.abs(shift[1:]).max() <= self._lateral.reach_um:
-            shift[1:] = lateral
+        if lateral is not None and np.abs(shift[1:] - lateral).max() <= max(0.25, float(self._size[1:].max())):
+            shift[1:] = lateral  # elsewhere it has found other stain, as it looks at no other depth
         given = means[tuple(len(steps) // 2 for steps in self._axes)]
         return shift, float(means[peak]) - floor_level, float(given) - floor_level
 
@@ -81,42 +90,87 @@ def _vertex(line: Reals, peak: int) -> float:
     return 0.0 if bend == 0 else 0.5 * (left - right) / bend
 
 
-def _transformed(path: Stretch, name: str, grid: Grid) -> Stretch:
+class Frames:
+    """What a skeleton's frame may be mistaken for, tried on at most 64 stretches spread over the cell, for which pixels were downloaded.
+
+    The score of a frame is the capped mean absorbance in the tube above that beside it, each stretch at its best shift of up to 1 um.
+    """
+
+    def __init__(self, paths: Sequence[Stretch], pixels: Pixels, search: Search, sd: float) -> None:
+        paths = [path for path in paths if len(path.position)]
+        self._paths = paths[:: ceil(len(paths) / _TRANSFORM_STRETCHES) or 1]
+        self._pixels, self._search, self._sd = pixels, search, sd
+        self.nearby, self.here = search.within(1.0, 1.0), search.within(0.5, 0.3)
+
+    def scores(self, frames: Sequence[str], shift_um: Reals, region: Region) -> dict[str, float]:
+        """The score of each frame in `sd`, of those a quarter of which has pixels; `shift_um` is where the frame "shift" lies.
+
+        region: how far each stretch may be off, `nearby` to find what is only about right, `here` to tell like frames apart.
+        """
+        scores = {}
+        least = 0.25 * sum(len(path.position) for path in self._paths)
+        for frame in frames:
+            total, n = 0.0, 0
+            for path in self._paths:
+                score = highest(self._tried(_transformed(path, frame, self._pixels.grid, shift_um), region))
+                if score > -np.inf:
+                    total, n = total + score * len(path.position), n + len(path.position)
+            if n >= least and n:
+                scores[frame] = total / n / self._sd
+        return scores
+
+    def z_scale(self, near: float) -> float:
+        """The z scale near a tried one: its stretches lie a little too high or low, in proportion to their depth."""
+        depth, off, weight = [], [], []
+        for path in self._paths:
+            scores = self._tried(_transformed(path, _z_scale_name(near), self._pixels.grid, np.zeros(3)), self.nearby)
+            best = highest(scores)
+            if best > 0:
+                depth.append(float(path.position[:, 0].mean()))
+                off.append(float(self._search.dz_um[self.nearby.dz[0] + np.argwhere(scores == best)[0][1]]))
+                weight.append(best * len(path.position))
+        return round(near + _slope(depth, off, weight), 2)
+
+    def _tried(self, path: Stretch, region: Region) -> Reals:
+        """The scores of a path at the shifts of a region; NaN without pixels."""
+        window = window_around(self._pixels, path.position, 4.0)
+        if is_empty(window):
+            return np.full((1, 1), nan)
+        return self._search.scores(View.of(self._pixels, window), path, region, DARK)
+
+
+def _slope(x: list[float], y: list[float], weight: list[float]) -> float:
+    """How y grows with x, by weighted least squares; 0 where x does not change."""
+    total = fsum(weight) or 1.0
+    middle_x = fsum(w * a for w, a in zip(weight, x, strict=True)) / total
+    middle_y = fsum(w * b for w, b in zip(weight, y, strict=True)) / total
+    spread = fsum(w * (a - middle_x) ** 2 for w, a in zip(weight, x, strict=True))
+    return fsum(w * (a - middle_x) * (b - middle_y) for w, a, b in zip(weight, x, y, strict=True)) / spread if spread else 0.0
+
+
+def _z_scale_name(factor: float) -> str:
+    return f"{_Z_SCALE} {factor:g}"
+
+
+def _factor(name: str) -> float:
+    return float(name.removeprefix(_Z_SCALE))
+
+
+def _transformed(path: Stretch, frame: str, grid: Grid, shift_um: Reals) -> Stretch:
     position, normal = path.position.copy(), path.normal.copy()
-    axis = {"flip z": 0, "flip y": 1, "flip x": 2}.get(name)
+    axis = {"flip z": 0, "flip y": 1, "flip x": 2}.get(frame)
     if axis is not None:
         low, high = grid.to_um([0, 0, 0])[axis], grid.to_um(np.subtract(grid.shape_zyx, 1))[axis]
         position[:, axis] = low + high - position[:, axis]
         if axis:
             normal[:, 0] *= -1  # mirrored: (y, -x) and (-y, x) lie across the same line
-    elif name == "transpose xy":
-        position, normal = position[:, [0, 2, 1]], normal[:, ::-1].copy()
-    elif name.startswith("z scale"):
-        position[:, 0] *= float(name.split()[-1])
+    elif frame == "transpose xy":
+        position, normal = np.ascontiguousarray(position[:, [0, 2, 1]]), normal[:, ::-1].copy()
+    elif frame == SHIFT:
+        position += shift_um
+    elif frame.startswith(_Z_SCALE):
+        position[:, 0] *= _factor(frame)
     return path.moved(position, normal)
-
-
-def transform_scores(paths: Sequence[Stretch], pixels: Pixels, search: Search, sd: float) -> dict[str, float]:
-    """How well every transform fits for which pixels were downloaded, over at most 64 stretches spread over the cell.
-
-    The score is the capped mean absorbance in the tube above that beside it, each stretch at its best shift of up to 1 um, in `sd`.
-    """
-    paths = [path for path in paths if len(path.position)]
-    chosen = paths[:: ceil(len(paths) / _TRANSFORM_STRETCHES) or 1]
-    nearby = search.within(1.0, 1.0)
-    scores = {}
-    for name in _TRANSFORMS:
-        total, n = 0.0, 0
-        for path in chosen:
-            moved = _transformed(path, name, pixels.grid)
-            window = window_around(pixels, moved.position, 4.0)
-            if not is_empty(window):
-                ridge = highest(search.scores(View.of(pixels, window), moved, nearby, DARK))
-                known = ridge > -np.inf
-                total, n = total + (ridge * len(path.position) if known else 0.0), n + known * len(path.position)
-        if n >= 0.25 * sum(len(path.position) for path in chosen) and n:
-            scores[name] = total / n / sd
-    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +182,38 @@ class Fit:
     identity: float
 
 
-def best_frame(scores: dict[str, float], shift_um: Reals, shifted: float, given: float, grid: Grid, gates: AlignConfig) -> Fit:
-    """Identity unless something else fits clearly better; a shift is compared in its own scale, means above those of most shifts."""
-    identity = scores.get("identity", nan)
-    fits = [Fit(name, score, identity) for name, score in scores.items() if name != "identity"]
-    clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < 1.25 * fit.identity]
-    if _beyond_gates(shift_um, grid, gates) and shifted >= 1.0 and shifted > given:
-        clear.append(Fit("shift", shifted, given))
-    return max(clear, key=lambda fit: fit.score, default=Fit("identity", identity, identity))
+def best_frame(frames: Frames, rigid: RigidSearch, sd: float, grid: Grid, gates: AlignConfig, *, doubtful: bool) -> Fit:
+    """Identity unless something else fits clearly better. Only where a cell is doubtful are frames other than shifts tried.
+
+    Whether a shift fits better shows in its own scale, means above those of most shifts; against other frames it is held by their scores.
+    """
+    shift_um, shifted, given = rigid.best()
+    is_shift = _beyond_gates(shift_um, grid, gates) and shifted / sd >= 1.0 and shifted > given
+    shifts = (SHIFT,) if is_shift else ()
+    scores = frames.scores((IDENTITY, *shifts, *(_MIRRORED if doubtful else ())), shift_um, frames.nearby)
+    identity = scores.get(IDENTITY, nan)
+    fits = [Fit(name, scores[name], identity) for name in _MIRRORED if scores.get(name, -np.inf) > scores.get(SHIFT, -np.inf)]
+    fits += [_z_scaled(frames, shift_um, shifts)] if doubtful else []
+    clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < (_CLEARLY if fit.name in _MIRRORED else _SCALED) * fit.identity]
+    if clear:
+        return max(clear, key=lambda fit: fit.score)
+    return Fit(SHIFT, shifted / sd, given / sd) if is_shift else Fit(IDENTITY, identity, identity)
+
+
+def _z_scaled(frames: Frames, shift_um: Reals, shifts: tuple[str, ...]) -> Fit:
+    """The z scale that fits best, by scores that forgive little; of no account where a shift, the simpler reason, fits about as well."""
+    tried = frames.scores(tuple(map(_z_scale_name, _Z_SCALES)), shift_um, frames.nearby)
+    if not tried:
+        return Fit(IDENTITY, nan, nan)
+    near = max(tried, key=lambda name: tried[name])
+    nearer = _z_scale_name(frames.z_scale(_factor(near)))
+    names = (near, nearer, _z_scale_name(frames.z_scale(_factor(nearer))))
+    scores = frames.scores((IDENTITY, *shifts, *names), shift_um, frames.here)
+    name = max(names, key=lambda name: scores.get(name, -np.inf))
+    score = scores.get(name, nan)
+    if abs(_factor(name) - 1.0) < _LEAST_SCALING or not score > _SHIFT_FIRST * scores.get(SHIFT, -np.inf):
+        score = nan
+    return Fit(name, score, scores.get(IDENTITY, nan))
 
 
 def _beyond_gates(shift_um: Reals, grid: Grid, gates: AlignConfig) -> bool:
