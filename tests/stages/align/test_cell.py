@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from brightfield.config.options import AlignConfig
 from brightfield.core.codes import Grade, Label, Verdict
 from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.skeleton import Skeleton
@@ -17,11 +18,11 @@ from brightfield.sources.demo.phantom import ArborPlan, grow, shifted
 from brightfield.stages.align import absorbance
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import Alignment, align_cell
-from brightfield.stages.align.contrast import Gates
 from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable, flipped, reordered, z_scaled
 
-GATES = Gates()
+GATES = AlignConfig()
+R_MIN_UM = 0.23
 COARSE = Grid((72, 220, 220), (0.56, 0.4576, 0.4576))  # level 2, every second plane
 ARBOR = grow(ArborPlan(3, (38.0, 95.0, 95.0), n_basal=4, reach_um=50.0, axon_um=60.0))
 
@@ -49,7 +50,7 @@ def align(skeleton: Skeleton, volume: NDArray[np.uint8], grid: Grid = COARSE, ti
         part: NDArray[np.uint8] = volume[tuple(slice(*axis) for axis in window)]
         return part
 
-    return align_cell(11, skeleton, Pixels(grid, read, tiles), GATES)
+    return align_cell(11, skeleton, Pixels(grid, read, tiles), GATES, R_MIN_UM)
 
 
 def length_by_verdict(alignment: Alignment, verdict: Verdict) -> float:
@@ -121,13 +122,31 @@ def test_contrast_falls_as_the_skeleton_leaves_the_stain() -> None:
         ("transpose xy", ARBOR.moved_to(ARBOR.position_zyx_um[:, [0, 2, 1]])),
         ("z scale 0.8", z_scaled(ARBOR, 1.25)),
         ("z scale 2", z_scaled(ARBOR, 0.5)),
+        ("shift", shifted(ARBOR, (3.0, 0.0, 0.0))),
     ],
 )
 def test_a_wrong_frame_is_named(name: str, wrong: Skeleton) -> None:
     cell = align(wrong, stained()).cell
     assert (cell["best_transform"], cell["grade"]) == (name, Grade.REJECTED)
     assert cell["best_score"] > cell["identity_score"]
-    assert cell["reason"].startswith(name)
+    assert name in cell["reason"]
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.15, 1.2])
+def test_a_z_scale_is_named_as_a_number(factor: float) -> None:
+    cell = align(z_scaled(ARBOR, factor), stained()).cell
+    name, number = cell["best_transform"].rsplit(" ", 1)
+    assert (name, cell["grade"]) == ("z scale", Grade.REJECTED)
+    assert abs(float(number) * factor - 1.0) < 0.03
+    assert cell["reason"].startswith(cell["best_transform"])
+
+
+@pytest.mark.parametrize("seed", [6, 7, 8])
+def test_no_scale_is_named_where_only_the_stain_is_poor(seed: int) -> None:
+    unstained = (ARBOR.type == Label.AXON) | (np.arange(len(ARBOR)) % 60 < 20)
+    partly = Skeleton(ARBOR.node_id, ARBOR.type, ARBOR.position_zyx_um, ARBOR.radius_um, np.where(unstained, -1, ARBOR.parent))
+    cell = align(ARBOR, stain(partly, COARSE, seed=seed)).cell
+    assert (cell["best_transform"], cell["grade"] == Grade.A) == ("identity", False)
 
 
 def test_empty_tissue_is_not_on() -> None:

@@ -31,7 +31,7 @@ from brightfield.core.layout import (
     label_store,
     skeleton_file,
 )
-from brightfield.core.schema import CELLS, FINDINGS, LABEL_STATS, MANIFEST, NODES, PATCHES, SPLITS, Table
+from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, FINDINGS, LABEL_STATS, MANIFEST, NODES, PATCHES, SPLITS, Table
 from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.stages.manifest.checks import BEFORE_LISTING, CHECKS, check_hashes, run_checks
 from brightfield.stages.manifest.findings import as_text, refuse_errors
@@ -278,6 +278,12 @@ def _fewer_nodes(root: Path) -> None:
     _redescribe(root)
 
 
+def _beside(root: Path) -> None:
+    for name, shift_um in (("shift_y_um", 0.16), ("shift_x_um", -0.16)):
+        _set(ALIGNMENT_CELLS, 102, name, shift_um)(root)
+    _redescribe(root)
+
+
 def _no_license(root: Path) -> None:
     _set(MANIFEST, 102, "license", " ")(root)
     _redescribe(root)
@@ -324,6 +330,7 @@ FAULTS: dict[str, tuple[Fault, str, int | None, str]] = {
     "a node is gone": (_fewer_nodes, "nodes", 101, "90 rows"),
     "a cell moved to test": (_move, "splits", 101, "the cell is on test"),
     "a donor on two sides": (_shared_donor, "splits", None, "is in several splits"),
+    "a cell beside its stain": (_beside, "alignment", 102, "0.23 um beside its stain"),
     "a patch out of the volume": (_patch_row("z1", 99), "patches", 101, "not within the volume"),
     "a patch where nothing was downloaded": (_shift_patch, "patches", 101, "outside of what was downloaded"),
     "a patch that counts wrong": (_patch_row("voxels_basal", 99999), "patches", 101, "row counts"),

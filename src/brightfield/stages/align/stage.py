@@ -17,7 +17,6 @@ from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import align_cell
-from brightfield.stages.align.contrast import Gates
 
 DECIDING = ("align", "labels.r_min_um", "source.swc_origin", "source.swc_unit", "source.swc_axes", "image.level", "image.z_step")
 """The options that decide a cell's verdicts."""
@@ -49,11 +48,6 @@ def measure_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
     built = BuiltCell(root, cell, config)
     fetched = built.tiles[built.tiles["state"] == "ok"][["z", "y0", "y1", "x0", "x1"]].to_numpy(np.int64)
     pixels = Pixels(built.image.grids[0], built.image.read, fetched)
-    found = align_cell(built.specimen_id, built.skeleton, pixels, _gates(config))
+    found = align_cell(built.specimen_id, built.skeleton, pixels, config.align, config.labels.r_min_um)
     write_table(ALIGNMENT, frame_of(ALIGNMENT, found.stretches), out)
     write_table(ALIGNMENT_CELLS, frame_of(ALIGNMENT_CELLS, [found.cell]), out)
-
-
-def _gates(config: Config) -> Gates:
-    low, high = config.align.ring_um
-    return Gates(**vars(config.align) | {"ring_um": (low, high), "r_min_um": config.labels.r_min_um})

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, nan
+from math import ceil, floor, fsum, hypot, nan
 
 import numpy as np
 from numba import njit
 
-from brightfield.core.skeleton import Skeleton
+from brightfield.config.options import AlignConfig
 from brightfield.core.space import Grid
 from brightfield.stages.align.absorbance import NO_DATA, Pixels
-from brightfield.stages.align.contrast import SEARCH_UM, Gates, View, highest, is_empty, window_around
-from brightfield.stages.align.paths import Reals, Stretch, stretches_of
+from brightfield.stages.align.paths import Reals, Stretch
+from brightfield.stages.align.search import Region, Search, highest
+from brightfield.stages.align.shift import LateralShift
+from brightfield.stages.align.views import SEARCH_UM, View, is_empty, window_around
 
 DARK = 300
 """Steps of absorbance.UNIT above which a sample counts no more: dendrites in focus reach it, somata exceed it many times."""
 _TRANSFORM_STRETCHES = 64
-_TRANSFORMS = ("identity", "flip x", "flip y", "flip z", "transpose xy", "z scale 0.5", "z scale 0.8", "z scale 1.25", "z scale 2")
+IDENTITY, SHIFT = "identity", "shift"
+_Z_SCALE = "z scale"
+_MIRRORED = ("flip x", "flip y", "flip z", "transpose xy")
+_Z_SCALES = (0.5, *(k / 40 for k in range(32, 52)), 2.0)
+"""Every 2.5 %: 40 um deep the next one is 1 um off, which a stretch's own search makes good."""
+_LEAST_SCALING = 0.03
+_CLEARLY = 1.25
+"""By how much another frame must fit better than the given one."""
+_SCALED, _SHIFT_FIRST = 1.1, 1.02
+"""The same for a z scale, whose scores forgive less (of clean cells at most 1.01), and by how much it must fit better than a shift."""
 
 
 class RigidSearch:
@@ -32,6 +44,7 @@ class RigidSearch:
         self._total = np.zeros(shape, np.int64)
         self._count = np.zeros(shape, np.int64)
         self._n_samples = 0
+        self._lateral = LateralShift(grid, DARK)
 
     def add(self, view: View, path: Stretch) -> None:
         """Count in every second sample of a path."""
@@ -39,6 +52,7 @@ class RigidSearch:
         self._n_samples += len(position)
         z_steps, y_steps, x_steps = self._axes
         _rigid_kernel(view.tube, position, z_steps, y_steps, x_steps, DARK, self._total, self._count)
+        self._lateral.add(view, path)
 
     def means(self) -> Reals:
         """Mean absorbance by shift (z, y, x); -inf where under a quarter of the samples have pixels."""
@@ -46,7 +60,10 @@ class RigidSearch:
         return np.where(known, self._total / np.maximum(self._count, 1), -np.inf)
 
     def best(self) -> tuple[Reals, float, float]:
-        """The best shift (z, y, x) um, between voxels by a parabola; how far its mean and the given position's are above most shifts."""
+        """The best shift (z, y, x) um; how far its mean and the given position's are above most shifts.
+
+        Between voxels it is found by a parabola, within a um or so in the plane by `LateralShift`.
+        """
         means = self.means()
         peak = np.unravel_index(int(np.argmax(means)), means.shape)
         if means[peak] == -np.inf:
@@ -57,6 +74,9 @@ class RigidSearch:
         for axis, (steps, line) in enumerate(zip(self._axes, lines, strict=True)):
             width = float(steps[1] - steps[0]) if len(steps) > 1 else 0.0
             shift[axis] = (steps[peak[axis]] + width * _vertex(line, int(peak[axis]))) * self._size[axis]
+        lateral = self._lateral.best()
+        if lateral is not None and np.abs(shift[1:] - lateral).max() <= max(0.25, float(self._size[1:].max())):
+            shift[1:] = lateral  # elsewhere it has found other stain, as it looks at no other depth
         given = means[tuple(len(steps) // 2 for steps in self._axes)]
         return shift, float(means[peak]) - floor_level, float(given) - floor_level
 
@@ -70,46 +90,87 @@ def _vertex(line: Reals, peak: int) -> float:
     return 0.0 if bend == 0 else 0.5 * (left - right) / bend
 
 
-def _transformed(path: Stretch, name: str, grid: Grid) -> Stretch:
+class Frames:
+    """What a skeleton's frame may be mistaken for, tried on at most 64 stretches spread over the cell, for which pixels were downloaded.
+
+    The score of a frame is the capped mean absorbance in the tube above that beside it, each stretch at its best shift of up to 1 um.
+    """
+
+    def __init__(self, paths: Sequence[Stretch], pixels: Pixels, search: Search, sd: float) -> None:
+        paths = [path for path in paths if len(path.position)]
+        self._paths = paths[:: ceil(len(paths) / _TRANSFORM_STRETCHES) or 1]
+        self._pixels, self._search, self._sd = pixels, search, sd
+        self.nearby, self.here = search.within(1.0, 1.0), search.within(0.5, 0.3)
+
+    def scores(self, frames: Sequence[str], shift_um: Reals, region: Region) -> dict[str, float]:
+        """The score of each frame in `sd`, of those a quarter of which has pixels; `shift_um` is where the frame "shift" lies.
+
+        region: how far each stretch may be off, `nearby` to find what is only about right, `here` to tell like frames apart.
+        """
+        scores = {}
+        least = 0.25 * sum(len(path.position) for path in self._paths)
+        for frame in frames:
+            total, n = 0.0, 0
+            for path in self._paths:
+                score = highest(self._tried(_transformed(path, frame, self._pixels.grid, shift_um), region))
+                if score > -np.inf:
+                    total, n = total + score * len(path.position), n + len(path.position)
+            if n >= least and n:
+                scores[frame] = total / n / self._sd
+        return scores
+
+    def z_scale(self, near: float) -> float:
+        """The z scale near a tried one: its stretches lie a little too high or low, in proportion to their depth."""
+        depth, off, weight = [], [], []
+        for path in self._paths:
+            scores = self._tried(_transformed(path, _z_scale_name(near), self._pixels.grid, np.zeros(3)), self.nearby)
+            best = highest(scores)
+            if best > 0:
+                depth.append(float(path.position[:, 0].mean()))
+                off.append(float(self._search.dz_um[self.nearby.dz[0] + np.argwhere(scores == best)[0][1]]))
+                weight.append(best * len(path.position))
+        return round(near + _slope(depth, off, weight), 2)
+
+    def _tried(self, path: Stretch, region: Region) -> Reals:
+        """The scores of a path at the shifts of a region; NaN without pixels."""
+        window = window_around(self._pixels, path.position, 4.0)
+        if is_empty(window):
+            return np.full((1, 1), nan)
+        return self._search.scores(View.of(self._pixels, window), path, region, DARK)
+
+
+def _slope(x: list[float], y: list[float], weight: list[float]) -> float:
+    """How y grows with x, by weighted least squares; 0 where x does not change."""
+    total = fsum(weight) or 1.0
+    middle_x = fsum(w * a for w, a in zip(weight, x, strict=True)) / total
+    middle_y = fsum(w * b for w, b in zip(weight, y, strict=True)) / total
+    spread = fsum(w * (a - middle_x) ** 2 for w, a in zip(weight, x, strict=True))
+    return fsum(w * (a - middle_x) * (b - middle_y) for w, a, b in zip(weight, x, y, strict=True)) / spread if spread else 0.0
+
+
+def _z_scale_name(factor: float) -> str:
+    return f"{_Z_SCALE} {factor:g}"
+
+
+def _factor(name: str) -> float:
+    return float(name.removeprefix(_Z_SCALE))
+
+
+def _transformed(path: Stretch, frame: str, grid: Grid, shift_um: Reals) -> Stretch:
     position, normal = path.position.copy(), path.normal.copy()
-    axis = {"flip z": 0, "flip y": 1, "flip x": 2}.get(name)
+    axis = {"flip z": 0, "flip y": 1, "flip x": 2}.get(frame)
     if axis is not None:
         low, high = grid.to_um([0, 0, 0])[axis], grid.to_um(np.subtract(grid.shape_zyx, 1))[axis]
         position[:, axis] = low + high - position[:, axis]
         if axis:
             normal[:, 0] *= -1  # mirrored: (y, -x) and (-y, x) lie across the same line
-    elif name == "transpose xy":
-        position, normal = position[:, [0, 2, 1]], normal[:, ::-1].copy()
-    elif name.startswith("z scale"):
-        position[:, 0] *= float(name.split()[-1])
+    elif frame == "transpose xy":
+        position, normal = np.ascontiguousarray(position[:, [0, 2, 1]]), normal[:, ::-1].copy()
+    elif frame == SHIFT:
+        position += shift_um
+    elif frame.startswith(_Z_SCALE):
+        position[:, 0] *= _factor(frame)
     return path.moved(position, normal)
-
-
-def transform_scores(skeleton: Skeleton, pixels: Pixels, gates: Gates, sd: float) -> dict[str, float]:
-    """How well every transform fits for which pixels were downloaded, over at most 64 stretches spread over the cell.
-
-    The score is the capped mean absorbance in the tube above that beside it, each stretch at its best shift of up to 1 um, in `sd`.
-    """
-    paths = [path for path in stretches_of(skeleton, gates.stretch_um, gates.r_min_um) if len(path.position)]
-    chosen = paths[:: ceil(len(paths) / _TRANSFORM_STRETCHES) or 1]
-    scores = {}
-    for name in _TRANSFORMS:
-        total, n = 0.0, 0
-        for path in chosen:
-            moved = _transformed(path, name, pixels.grid)
-            window = window_around(pixels, moved.position, 4.0)
-            if not is_empty(window):
-                ridge = _nearby(View.of(pixels, window, gates), moved)
-                known = ridge > -np.inf
-                total, n = total + (ridge * len(path.position) if known else 0.0), n + known * len(path.position)
-        if n >= 0.25 * sum(len(path.position) for path in chosen) and n:
-            scores[name] = total / n / sd
-    return scores
-
-
-def _nearby(view: View, path: Stretch) -> float:
-    s_um, dz_um = view.lattice
-    return highest(view.scores(path, DARK)[np.ix_(np.abs(s_um) <= 1.0, np.abs(dz_um) <= 1.0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,43 +182,76 @@ class Fit:
     identity: float
 
 
-def best_frame(scores: dict[str, float], shift_um: Reals, shifted: float, given: float, grid: Grid, gates: Gates) -> Fit:
-    """Identity unless something else fits clearly better; a shift is compared in its own scale, means above those of most shifts."""
-    identity = scores.get("identity", nan)
-    fits = [Fit(name, score, identity) for name, score in scores.items() if name != "identity"]
-    if _beyond_gates(shift_um, grid, gates):
-        fits.append(Fit("shift", shifted, given))
-    clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < 1.25 * fit.identity]
-    return max(clear, key=lambda fit: fit.score, default=Fit("identity", identity, identity))
+def best_frame(frames: Frames, rigid: RigidSearch, sd: float, grid: Grid, gates: AlignConfig, *, doubtful: bool) -> Fit:
+    """Identity unless something else fits clearly better. Only where a cell is doubtful are frames other than shifts tried.
+
+    Whether a shift fits better shows in its own scale, means above those of most shifts; against other frames it is held by their scores.
+    """
+    shift_um, shifted, given = rigid.best()
+    is_shift = _beyond_gates(shift_um, grid, gates) and shifted / sd >= 1.0 and shifted > given
+    shifts = (SHIFT,) if is_shift else ()
+    scores = frames.scores((IDENTITY, *shifts, *(_MIRRORED if doubtful else ())), shift_um, frames.nearby)
+    identity = scores.get(IDENTITY, nan)
+    fits = [Fit(name, scores[name], identity) for name in _MIRRORED if scores.get(name, -np.inf) > scores.get(SHIFT, -np.inf)]
+    fits += [_z_scaled(frames, shift_um, shifts)] if doubtful else []
+    clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < (_CLEARLY if fit.name in _MIRRORED else _SCALED) * fit.identity]
+    if clear:
+        return max(clear, key=lambda fit: fit.score)
+    return Fit(SHIFT, shifted / sd, given / sd) if is_shift else Fit(IDENTITY, identity, identity)
 
 
-def _beyond_gates(shift_um: Reals, grid: Grid, gates: Gates) -> bool:
-    half_z, half_y, half_x = (length / 2 for length in grid.voxel_size_zyx_um)
-    z, y, x = np.abs(shift_um).tolist()
-    return bool(z > gates.max_shift_z_um + half_z or max(y - half_y, x - half_x) > gates.max_shift_um)
+def _z_scaled(frames: Frames, shift_um: Reals, shifts: tuple[str, ...]) -> Fit:
+    """The z scale that fits best, by scores that forgive little; of no account where a shift, the simpler reason, fits about as well."""
+    tried = frames.scores(tuple(map(_z_scale_name, _Z_SCALES)), shift_um, frames.nearby)
+    if not tried:
+        return Fit(IDENTITY, nan, nan)
+    near = max(tried, key=lambda name: tried[name])
+    nearer = _z_scale_name(frames.z_scale(_factor(near)))
+    names = (near, nearer, _z_scale_name(frames.z_scale(_factor(nearer))))
+    scores = frames.scores((IDENTITY, *shifts, *names), shift_um, frames.here)
+    name = max(names, key=lambda name: scores.get(name, -np.inf))
+    score = scores.get(name, nan)
+    if abs(_factor(name) - 1.0) < _LEAST_SCALING or not score > _SHIFT_FIRST * scores.get(SHIFT, -np.inf):
+        score = nan
+    return Fit(name, score, scores.get(IDENTITY, nan))
+
+
+def _beyond_gates(shift_um: Reals, grid: Grid, gates: AlignConfig) -> bool:
+    z, y, x = shift_um.tolist()
+    return bool(abs(z) > gates.max_shift_z_um + grid.voxel_size_zyx_um[0] / 2 or hypot(y, x) > gates.max_shift_um)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------- kernels
 
 
 @njit(cache=True, nogil=True)
-def _rigid_kernel(values, position, z_steps, y_steps, x_steps, cap, total, count):  # type: ignore[no-untyped-def]
-    """Add the voxels at every sample to the sums of every shift by whole voxels."""
-    n_z, n_y, n_x = values.shape
+def _rigid_kernel(values, position, z_steps, y_steps, x_steps, cap, total, count):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Add the voxels at every sample to the sums of every shift by whole voxels; `values` has a border of one voxel."""
+    n_z, n_y, n_x = values.shape[0] - 2, values.shape[1] - 2, values.shape[2] - 2
+    stride = np.uint64(x_steps[1] - x_steps[0] if len(x_steps) > 1 else 1)
     for m in range(len(position)):
         z0 = int(np.floor(position[m, 0] + 0.5))
         y0 = int(np.floor(position[m, 1] + 0.5))
         x0 = int(np.floor(position[m, 2] + 0.5))
-        for a in range(len(z_steps)):
-            z = z0 + z_steps[a]
-            if z < 0 or z >= n_z:
-                continue
-            for b in range(len(y_steps)):
-                y = y0 + y_steps[b]
-                if y < 0 or y >= n_y:
-                    continue
-                for c in range(len(x_steps)):
-                    x = x0 + x_steps[c]
-                    if 0 <= x < n_x and values[z, y, x] != NO_DATA:
-                        total[a, b, c] += min(values[z, y, x], cap)
-                        count[a, b, c] += 1
+        first, last = _on_axis(x_steps, x0, n_x)
+        for a in range(np.uint64(len(z_steps))):
+            for b in range(np.uint64(len(y_steps))):
+                z, y = z0 + z_steps[a], y0 + y_steps[b]
+                if 0 <= z < n_z and 0 <= y < n_y and first < last:
+                    k, j, i, offset = np.uint64(z + 1), np.uint64(y + 1), np.uint64(x0 + x_steps[first] + 1), np.uint64(first)
+                    for c in range(np.uint64(last - first)):
+                        value = np.int64(values[k, j, i + c * stride])
+                        known = value != NO_DATA
+                        total[a, b, offset + c] += min(value, cap) if known else 0
+                        count[a, b, offset + c] += np.int64(known)
+
+
+@njit(cache=True, nogil=True)
+def _on_axis(steps, start, n):  # type: ignore[no-untyped-def]
+    """The range of steps that stay on an axis of n voxels."""
+    first, last = 0, len(steps)
+    while first < last and start + steps[first] < 0:
+        first += 1
+    while last > first and start + steps[last - 1] >= n:
+        last -= 1
+    return first, last
