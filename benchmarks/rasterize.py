@@ -34,10 +34,12 @@ from numcodecs import blosc
 from rasterize_ladder import measure_peers
 from rasterize_peers import begin, resident_kb
 
+from brightfield.config.options import LabelsConfig
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, stack_grid
 from brightfield.core.swc import read_swc
-from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, write_labels
+from brightfield.stages.rasterize.labels import write_labels
+from brightfield.stages.rasterize.plan import LabelPlan
 from brightfield.testing.skeletons import cable
 from brightfield.volumes.shards import COMPRESSION_LEVEL
 from brightfield.volumes.volume import Volume, _write_atomically, open_volume
@@ -101,12 +103,14 @@ def measure_cell(swc: Path, row: dict[str, str], threads: int) -> dict[str, floa
     grid = canvas(skeleton, row)
     turns, peak_mb = [], None
     with tempfile.TemporaryDirectory() as folder:
-        write_labels(Path(folder) / "warm", cable(40.0), Grid((30, 300, 300), (0.28, 0.3, 0.3)), LabelPlan(), LabelRules(), threads=threads)
+        write_labels(
+            Path(folder) / "warm", cable(40.0), Grid((30, 300, 300), (0.28, 0.3, 0.3)), LabelPlan(), LabelsConfig(), threads=threads
+        )
         for turn in range(TURNS):
             path = Path(folder) / str(turn)
             with clocked_files() as file_seconds:
                 _, before_kb = begin()
-                wall, cpu, stats = clocked(lambda p=path: write_labels(p, skeleton, grid, LabelPlan(), LabelRules(), threads=threads))
+                wall, cpu, stats = clocked(lambda p=path: write_labels(p, skeleton, grid, LabelPlan(), LabelsConfig(), threads=threads))
                 peak_mb = peak_mb or (resident_kb("VmHWM") - before_kb) // 1024
             labels = open_volume(path)
             bare_wall, bare_cpu, n_chunks = bare_seconds([labels, labels.sub("reason")])
@@ -144,7 +148,7 @@ def write_all(files: list[Path], table: dict[str, dict[str, str]], threads: int)
             skeleton = read_swc(swc)
             with tempfile.TemporaryDirectory() as folder:
                 grid = canvas(skeleton, table[swc.stem])
-                stats = write_labels(Path(folder) / "1", skeleton, grid, LabelPlan(), LabelRules(), threads=threads)
+                stats = write_labels(Path(folder) / "1", skeleton, grid, LabelPlan(), LabelsConfig(), threads=threads)
             connected += stats.topology.n_components_by_tree == (1,) * skeleton.n_trees
         return connected
 
@@ -160,7 +164,7 @@ def distance_over_inside(skeleton: Skeleton, grid: Grid, repeats: int = 3) -> di
         runs = []
         for _ in range(repeats + 1):
             with tempfile.TemporaryDirectory() as folder:
-                write = lambda f=folder, k=kind: write_labels(Path(f) / "1", skeleton, grid, LabelPlan(), LabelRules(kind=k))  # noqa: E731
+                write = lambda f=folder, k=kind: write_labels(Path(f) / "1", skeleton, grid, LabelPlan(), LabelsConfig(kind=k))  # noqa: E731
                 runs.append(clocked(write)[1])
         seconds[kind] = min(runs[1:])
     return {**{f"{kind}_cpu_s": s for kind, s in seconds.items()}, "ratio": seconds["distance"] / seconds["inside"]}

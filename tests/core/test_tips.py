@@ -73,7 +73,7 @@ def test_labels_and_nodes_agree_on_the_real_markers(shared_data: Path, z_step: i
 
 def _balls(skeleton: Skeleton, markers: tuple[Marker, ...], grid: object, stack: object) -> list:  # type: ignore[type-arg]
     plan = labels.LabelPlan(stack=stack, markers=markers)  # type: ignore[arg-type]
-    return labels._balls(skeleton, grid, plan, labels.LabelRules())  # type: ignore[arg-type]
+    return labels._balls(skeleton, grid, plan, labels.LabelsConfig())  # type: ignore[arg-type]
 
 
 def _is_near(place: tuple[float, ...], others: set[tuple[float, ...]]) -> bool:

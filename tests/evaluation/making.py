@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from brightfield.config.options import LabelsConfig
 from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.core.space import Grid
 from brightfield.evaluation.truth import Truth
-from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, write_labels
+from brightfield.stages.rasterize.labels import write_labels
+from brightfield.stages.rasterize.plan import LabelPlan
 from brightfield.volumes.volume import create_volume, open_volume
 
 GRID = Grid((24, 96, 160), (1.0, 0.5, 0.5))
@@ -23,13 +25,13 @@ def make_truth(
     *,
     scored: np.ndarray | None = None,
     reconstruction_type: str = "full",
-    rules: LabelRules | None = None,
+    rules: LabelsConfig | None = None,
     **plan: Any,
 ) -> Truth:
     """The truth of one cell; every edge is scored unless `scored` says otherwise, and every class is known unless the type does."""
     path = folder / "labels.zarr"
     layout: Any = {"chunk_zyx": (8, 32, 32), "shard_zyx": (16, 64, 64)}
-    write_labels(path, skeleton, grid, LabelPlan(reconstruction_type=reconstruction_type, **plan), rules or LabelRules(), **layout)
+    write_labels(path, skeleton, grid, LabelPlan(reconstruction_type=reconstruction_type, **plan), rules or LabelsConfig(), **layout)
     is_edge = skeleton.parent != ROOT
     return Truth(1, "test", skeleton, is_edge if scored is None else scored & is_edge, open_volume(path))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from making import GRID, knowing_all, make_truth, neuron, write_zarr
 from skimage.morphology import skeletonize
 
+from brightfield.config.options import LabelsConfig
 from brightfield.core.errors import StackError
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid
@@ -19,7 +20,6 @@ from brightfield.evaluation import scoring, thinning, truth, voxels
 from brightfield.evaluation.predictions import VoxelPrediction, open_volume_prediction
 from brightfield.evaluation.voxels import FOREGROUND, GROUPS, LEFT_OUT, NEURITE, Counts, confusion, counts_of, known_codes
 from brightfield.raster import rasterize
-from brightfield.stages.rasterize.labels import LabelRules
 from brightfield.testing.skeletons import cable
 
 ALL = known_codes(dict.fromkeys(("soma", "axon", "basal", "apical"), "absent"))
@@ -211,14 +211,14 @@ def test_a_gap_costs_cldice_what_it_costs_the_centreline(tmp_path: Path) -> None
 
 
 def test_labels_without_classes_score_neurons_as_a_whole(tmp_path: Path) -> None:
-    cell = knowing_all(make_truth(tmp_path, neuron(), rules=LabelRules(kind="inside")))
+    cell = knowing_all(make_truth(tmp_path, neuron(), rules=LabelsConfig(kind="inside")))
     score = scoring.score_volume(open_volume_prediction(tmp_path / "labels.zarr", cell.labels.grids), cell)
     assert list(score.voxels) == [NEURITE]
     assert score.voxels[NEURITE].f1 == 1.0
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
-    cell = make_truth(tmp_path, neuron(), rules=LabelRules(kind="distance"))
+    cell = make_truth(tmp_path, neuron(), rules=LabelsConfig(kind="distance"))
     with pytest.raises(StackError, match="labels are of the kind distance"):
         scoring.score_volume(array_prediction(cell.labels.read()), cell)
 

@@ -167,12 +167,11 @@ def _write_volumes(
     root: Path, config: Config, specimen_id: int, skeleton: Skeleton, grid: Grid
 ) -> tuple[list[dict[str, object]], dict[str, object]]:
     """Image, labels and reasons; the last 64 columns are not downloaded. Returns the rows of tiles and of label statistics."""
-    from dataclasses import asdict
-
     from brightfield.core.layout import image_store, label_store
     from brightfield.core.schema import TILES
     from brightfield.core.tables import frame_of
-    from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, downloaded_boxes, write_labels
+    from brightfield.stages.rasterize.labels import downloaded_boxes, write_labels
+    from brightfield.stages.rasterize.plan import LabelPlan
     from brightfield.volumes.pyramid import build_pyramid
     from brightfield.volumes.volume import create_volume
 
@@ -191,6 +190,6 @@ def _write_volumes(
         image.write_dense_shard(0, shard, pixels[tuple(slice(*side) for side in image.spec(0).shard_window(shard))])
     build_pyramid(image, boxes)
     plan = LabelPlan(downloaded=boxes, reconstruction_type="full")
-    rules = LabelRules.of(asdict(config.labels))
+    rules = config.labels
     stats = write_labels(root / label_store(specimen_id), skeleton, grid, plan, rules, **layout)
     return tiles, stats.to_row(specimen_id)

@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import oracle
+from brightfield.config.options import LabelsConfig
 from brightfield.core.codes import Label, Reason
 from brightfield.core.errors import CapacityError, GridError
 from brightfield.core.layout import REASON_GROUP
@@ -20,16 +21,9 @@ from brightfield.raster.runs import overlay
 from brightfield.raster.topology import component_count
 from brightfield.raster.voxels import label_runs, rasterize
 from brightfield.stages.rasterize.chunks import coarser, merged
-from brightfield.stages.rasterize.labels import (
-    LabelPlan,
-    LabelRules,
-    check_fit,
-    class_validity,
-    downloaded_boxes,
-    ignored_share,
-    read_distance,
-    write_labels,
-)
+from brightfield.stages.rasterize.fit import check_fit
+from brightfield.stages.rasterize.labels import downloaded_boxes, ignored_share, read_distance, write_labels
+from brightfield.stages.rasterize.plan import LabelPlan, class_validity
 from brightfield.testing.skeletons import cable, neurons
 from brightfield.volumes.volume import open_volume
 
@@ -38,7 +32,7 @@ GRID = Grid((30, 60, 80), (0.5, 0.4, 0.4))
 
 
 def write(path, skeleton, grid=GRID, plan=None, **rules):
-    stats = write_labels(path, skeleton, grid, plan or LabelPlan(), LabelRules(**rules), chunk_zyx=CHUNK, shard_zyx=SHARD)
+    stats = write_labels(path, skeleton, grid, plan or LabelPlan(), LabelsConfig(**rules), chunk_zyx=CHUNK, shard_zyx=SHARD)
     labels = open_volume(path)
     return stats, labels, labels.sub(REASON_GROUP)
 
@@ -185,7 +179,7 @@ def test_statistics_are_those_of_the_voxels(tmp_path_factory, data):
 
 def test_the_ignored_share_counts_the_unknown_near_the_arbor():
     skeleton, grid = neuron(), Grid((30, 30, 40), (0.5, 0.8, 0.8))
-    rules = LabelRules(face_planes=0, rim_um=1.0)
+    rules = LabelsConfig(face_planes=0, rim_um=1.0)
     found = ignored_share(skeleton, grid, LabelPlan(), rules)
     points = oracle.voxel_centres(grid, grid.window)
     near, rim = (np.zeros(grid.shape_zyx, bool) for _ in range(2))
@@ -202,7 +196,9 @@ def test_misregistered_reasons_from_the_image_win_over_the_tube(tmp_path):
         bits = (Reason.MISREGISTERED, Reason.UNEXPLAINED)
         return np.array([[z, y, x, x + 3, bits[0]], [z, y, x + 1, x + 2, bits[1]], [z, y, 0, x + 1, bits[1]]], np.int32)
 
-    write_labels(tmp_path / "1.zarr", neuron(), GRID, LabelPlan(), LabelRules(), chunk_zyx=CHUNK, shard_zyx=SHARD, image_reasons=reasons_of)
+    write_labels(
+        tmp_path / "1.zarr", neuron(), GRID, LabelPlan(), LabelsConfig(), chunk_zyx=CHUNK, shard_zyx=SHARD, image_reasons=reasons_of
+    )
     z, y, x = GRID.to_index([7.0, 8.0, 14.0])
     labels = open_volume(tmp_path / "1.zarr")
     row, why = labels.read()[z, y], labels.sub(REASON_GROUP).read()[z, y]
@@ -250,9 +246,9 @@ def test_threads_and_shards_change_no_voxel_and_threads_no_byte(tmp_path):
     plan = LabelPlan(bad_planes=(3,), downloaded=np.array([[0, 30, 0, 48, 0, 64]]))
     kwargs = {"chunk_zyx": CHUNK, "shard_zyx": SHARD}
     for name, threads in (("1.zarr", 1), ("2.zarr", 3)):
-        write_labels(tmp_path / name, neuron(), GRID, plan, LabelRules(), threads=threads, **kwargs)
+        write_labels(tmp_path / name, neuron(), GRID, plan, LabelsConfig(), threads=threads, **kwargs)
     assert files(tmp_path / "1.zarr") == files(tmp_path / "2.zarr")
-    write_labels(tmp_path / "3.zarr", neuron(), GRID, plan, LabelRules(), chunk_zyx=(30, 60, 7), shard_zyx=(30, 60, 14))
+    write_labels(tmp_path / "3.zarr", neuron(), GRID, plan, LabelsConfig(), chunk_zyx=(30, 60, 7), shard_zyx=(30, 60, 14))
     assert np.array_equal(open_volume(tmp_path / "3.zarr").read(), open_volume(tmp_path / "1.zarr").read())
 
 
@@ -363,7 +359,7 @@ def test_nodes_outside_are_a_finding_with_their_number():
 def test_a_grid_that_cannot_fit_the_disk_is_refused_before_any_work(tmp_path):
     fine = Grid((10**6, 10**8, 10**8), (1e-4, 1e-5, 1e-5))
     with pytest.raises(CapacityError, match="GB free"):
-        write_labels(tmp_path / "1.zarr", cable(5.0, start_zyx_um=(50.0, 500.0, 500.0)), fine, LabelPlan(), LabelRules())
+        write_labels(tmp_path / "1.zarr", cable(5.0, start_zyx_um=(50.0, 500.0, 500.0)), fine, LabelPlan(), LabelsConfig())
     assert not (tmp_path / "1.zarr").exists()
 
 
@@ -377,7 +373,7 @@ def test_a_real_cell_at_full_resolution_is_read_back_by_an_independent_reader(sh
 
     skeleton = read_swc(shared_data / "swc" / "314804042.swc")
     grid = Grid(tuple(int(v) for v in np.ceil((skeleton.position_zyx_um.max(0) + 10) / (0.28, 0.1144, 0.1144))), (0.28, 0.1144, 0.1144))
-    stats = write_labels(tmp_path / "1.zarr", skeleton, grid, LabelPlan(), LabelRules())
+    stats = write_labels(tmp_path / "1.zarr", skeleton, grid, LabelPlan(), LabelsConfig())
     assert stats.topology.n_components_by_tree == (1,) * skeleton.n_trees
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "1.zarr" / "0")}}
     array = tensorstore.open(spec, open=True).result()

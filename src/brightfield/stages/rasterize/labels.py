@@ -7,11 +7,10 @@ Every level of the pyramid is rasterized from the skeleton by the same rules.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +18,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.codes import FULL_AXON_UM, LABEL_COLOURS_RGB, LABEL_NAMES, Finding, Label, MarkerKind, Reason, Severity
-from brightfield.core.errors import CapacityError, CheckError, GridError
+from brightfield.config.options import LabelKind, LabelsConfig
+from brightfield.core.codes import LABEL_COLOURS_RGB, Label, MarkerKind, Reason
+from brightfield.core.errors import CheckError
 from brightfield.core.layout import REASON_GROUP
-from brightfield.core.markers import Marker
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Shape
 from brightfield.core.tips import cut_tips
-from brightfield.raster.cones import Cones, SomaEdges, balls, cones_of, grid_numbers, shell_spans_of, spans_of
+from brightfield.raster.cones import Cones, balls, grid_numbers, shell_spans_of, spans_of
 from brightfield.raster.lines import lines_of
 from brightfield.raster.runs import Runs, in_row_order, overlay, planes_of, settle, strokes, union
-from brightfield.raster.topology import Topology, components_by_tree, topology_of
-from brightfield.raster.voxels import BAND_UM, R_MIN_UM, Connect, Kind
+from brightfield.raster.topology import components_by_tree, topology_of
 from brightfield.stages.rasterize.chunks import SURFACE_CODE, Band, Boxes, SlabPainter, Tally, coarser, in_planes, merged
+from brightfield.stages.rasterize.fit import check_fit, check_room
+from brightfield.stages.rasterize.plan import LabelPlan, LabelStats, class_validity, cones_for, with_rim
 from brightfield.volumes.shards import ArraySpec
 from brightfield.volumes.volume import LabelMeta, Volume, create_volume
 
@@ -40,86 +40,9 @@ if TYPE_CHECKING:
 
 _NEAR_UM = 5.0
 _NEAR_VOXEL_UM = 0.8
-_BYTES_PER_ROW = 4.0
-_BYTES_PER_EMPTY_VOXEL = 2e-4
-_ENOUGH_PATH_UM = 200.0
-_AXIAL_SHARE = (0.08, 0.6)
-"""Real cells: 0.13 to 0.35 in 56 of 56, and one of 509 with 0.563; z in planes or scaled twice moves it by a factor of up to 3.6."""
-_MISREAD_SHARE = 0.2
-"""Of the nodes outside the image: fewer are a skeleton that leaves it, more are a unit misread."""
 _NONE: Runs = np.empty((0, 5), np.int32)
 
 type ReasonsOf = Callable[[int, Grid], Runs]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRules:
-    """What is painted, and what is left unknown: the `labels` group of the configuration, in plain values. Radii in um."""
-
-    kind: Kind = "semantic"
-    r_min_um: float = R_MIN_UM
-    soma_edges: SomaEdges = "capsule"
-    connect: Connect = 26
-    distance_band_um: float = BAND_UM
-    rim_um: float = 0.23
-    rim_share: float = 0.3
-    rim_axial_um: float = 0.84
-    cut_ball_um: float = 5.0
-    untraced_ball_um: float = 20.0
-    face_planes: int = 3
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> LabelRules:
-        """From a mapping that holds these keys and maybe others; enums become their values."""
-        return cls(**{f.name: getattr(group[f.name], "value", group[f.name]) for f in fields(cls)})
-
-
-@dataclass(frozen=True, slots=True)
-class LabelPlan:
-    """What is known of one cell beside its skeleton.
-
-    stack: the full-resolution grid of the z-stack (where its faces are, and how thick a plane is); None: the labels' grid.
-    markers: in the frame of the skeleton. bad_planes: planes of the labels' grid that are missing, failed or blank.
-    downloaded: voxel boxes of the labels' grid, see `downloaded_boxes`; None: all of it.
-    reconstruction_type: "full", "dendrite-only" or None, as the source has it.
-    """
-
-    stack: Grid | None = None
-    markers: tuple[Marker, ...] = ()
-    bad_planes: tuple[int, ...] = ()
-    downloaded: Boxes | None = None
-    reconstruction_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LabelStats:
-    """What was painted on the finest level; `to_row` names it as the table `schema.LABEL_STATS`."""
-
-    kind: Kind
-    tally: Tally
-    ignored_share_5um: float | None
-    topology: Topology
-    class_validity: dict[str, str]
-    findings: tuple[Finding, ...]
-
-    def to_row(self, specimen_id: int) -> dict[str, Any]:
-        """One row of the table of label statistics."""
-        by_label, by_reason = self.tally.by_label.tolist(), self.tally.by_reason.tolist()
-        reasons = {f"unknown_{reason.name.lower()}": by_reason[reason.value.bit_length() - 1] for reason in Reason if reason.name}
-        return {
-            "specimen_id": specimen_id,
-            "label_kind": self.kind,
-            "voxels_background": by_label[Label.BACKGROUND],
-            **{f"voxels_{name}": by_label[label] for label, name in LABEL_NAMES.items()},
-            "voxels_unknown": by_label[Label.UNKNOWN],
-            **reasons,
-            "ignored_share_5um": self.ignored_share_5um,
-            "n_trees": len(self.topology.n_components_by_tree),
-            "n_components": self.topology.n_components,
-            "n_loops": self.topology.n_loops,
-            "n_contacts": self.topology.n_contacts,
-            **{f"absent_{name}": validity for name, validity in self.class_validity.items()},
-        }
 
 
 def write_labels(
@@ -127,7 +50,7 @@ def write_labels(
     skeleton: Skeleton,
     grid: Grid,
     plan: LabelPlan,
-    rules: LabelRules,
+    rules: LabelsConfig,
     *,
     chunk_zyx: Shape = (32, 128, 128),
     shard_zyx: Shape = (64, 1024, 1024),
@@ -153,7 +76,7 @@ def write_labels(
     grids = grid.pyramid()
     facts = {"labels": asdict(rules), "class_validity": validity, **(attributes or {})}
     labels, reasons = _create(path, grids, plan, rules, chunk_zyx, shard_zyx, source_image, facts)
-    cones = cones_of(skeleton, rules.r_min_um, rules.soma_edges)
+    cones = cones_for(skeleton, rules)
     from_image = [_NONE if image_reasons is None else image_reasons(k, g) for k, g in enumerate(grids)]
     with _mapping(threads) as map_in_order:
         levels = list(map_in_order(partial(_level, cones, skeleton, grid, plan, rules), range(len(grids)), grids, from_image))
@@ -169,7 +92,7 @@ def write_labels(
 
 
 def ignored_share(
-    skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules, *, image_reasons: ReasonsOf | None = None
+    skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelsConfig, *, image_reasons: ReasonsOf | None = None
 ) -> float | None:
     """The share of unknown voxels within 5 um of the arbor, tube voxels counted as known; None for an arbor outside the grid.
 
@@ -178,7 +101,7 @@ def ignored_share(
     grids = grid.pyramid()
     number = _near_level(grids)
     from_image = _NONE if image_reasons is None else image_reasons(number, grids[number])
-    cones = cones_of(skeleton, rules.r_min_um, rules.soma_edges)
+    cones = cones_for(skeleton, rules)
     return _unknown_share(_level(cones, skeleton, grid, plan, rules, number, grids[number], from_image), rules)
 
 
@@ -207,112 +130,6 @@ def downloaded_boxes(tiles: pd.DataFrame) -> Boxes:
 
 
 # ------------------------------------------------------------------------------------------------------- what is known of a cell
-
-
-def class_validity(skeleton: Skeleton, plan: LabelPlan) -> tuple[dict[str, str], tuple[Finding, ...]]:
-    """For each class whether a voxel that is not labelled so is "absent" (does not belong to it) or "unknown" (may belong to it).
-
-    The axon is unknown unless the source calls the cell full, more than 280 um of axon are traced, and no marker says that tracing
-    stopped. Without a type from the source the length decides. A type that contradicts the length is a finding.
-    """
-    axon_um = skeleton.path_length_um()[Label.AXON]
-    is_long = axon_um > FULL_AXON_UM
-    kind = plan.reconstruction_type or ("full" if is_long else "dendrite-only")
-    stopped = any(marker.kind == MarkerKind.UNTRACED_AXON for marker in plan.markers)
-    validity = dict.fromkeys(LABEL_NAMES.values(), "absent")
-    if kind != "full" or not is_long or stopped:
-        validity[LABEL_NAMES[Label.AXON]] = "unknown"
-    if (kind == "full") == is_long:
-        return validity, ()
-    message = f"the source calls the reconstruction {kind}, but {axon_um:.0f} um of axon are traced ({FULL_AXON_UM:.0f} um part the two)"
-    remedy = "the axon counts as unknown where it is not traced; check the reconstruction's type"
-    return validity, (Finding(Severity.WARNING, "reconstruction-type", message, remedy=remedy),)
-
-
-def check_fit(skeleton: Skeleton, grid: Grid) -> tuple[Finding, ...]:
-    """Whether a skeleton can belong to a grid, before any work: findings for what is odd.
-
-    Raises GridError, naming the better reading where there is one, when most nodes lie outside the grid.
-    """
-    position = skeleton.position_zyx_um
-    n_out = int(np.count_nonzero(~grid.contains(position)))
-    findings = []
-    if n_out:
-        message, remedy = _misfit(position, n_out, grid)
-        if n_out * 2 > len(skeleton):
-            raise GridError(f"{message}; {remedy}")
-        findings.append(Finding(Severity.WARNING, "nodes-outside", message, remedy=remedy))
-    steep = _axial_share(skeleton)
-    if steep is not None and not _AXIAL_SHARE[0] <= steep <= _AXIAL_SHARE[1]:
-        message = f"{steep:.0%} of the path runs along z, in real cells it is {_AXIAL_SHARE[0]:.0%} to {_AXIAL_SHARE[1]:.0%}"
-        remedy = "check that z is in micrometres, neither in planes nor scaled twice"
-        findings.append(Finding(Severity.WARNING, "z-scale", message, remedy=remedy))
-    return tuple(findings)
-
-
-def check_room(path: Path, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -> int:
-    """The estimated bytes of a label store. Raises CapacityError when the disk of `path` has less room than that."""
-    estimate = estimated_bytes(skeleton, grid, plan, rules)
-    folder = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if estimate > free:
-        raise CapacityError(
-            f"labels on a grid of {grid.shape_zyx} voxels of {grid.voxel_size_zyx_um} um need about {estimate / 1e9:.1f} GB, "
-            f"{folder} has {free / 1e9:.1f} GB free; choose a larger image.level or image.z_step, or another disk"
-        )
-    return estimate
-
-
-def estimated_bytes(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -> int:
-    """Bytes of a label store, from above: voxel rows that the tubes and their rims meet, and chunks that hold one value."""
-    cones = _with_rim(cones_of(skeleton, rules.r_min_um, rules.soma_edges), rules).geometry
-    size_z, size_y, _ = grid.voxel_size_zyx_um
-    reach = 2 * np.maximum(cones[:, 3], cones[:, 7])
-    rows_z = (reach + 2 * rules.rim_axial_um + np.abs(cones[:, 4] - cones[:, 0])) / size_z + 1
-    rows_y = (reach + np.abs(cones[:, 5] - cones[:, 1])) / size_y + 1
-    in_boxes = 0 if plan.downloaded is None else int(np.prod(plan.downloaded[:, 1::2] - plan.downloaded[:, 0::2], axis=1).sum())
-    return int(_BYTES_PER_ROW * (rows_z * rows_y).sum() + in_boxes * _BYTES_PER_EMPTY_VOXEL)
-
-
-def _misfit(position: NDArray[np.float64], n_out: int, grid: Grid) -> tuple[str, str]:
-    """How a skeleton does not fit an image, and what to do."""
-    (low, high), (first, last) = (
-        [tuple(round(float(v), 1) for v in corner) for corner in corners]
-        for corners in ((position.min(axis=0), position.max(axis=0)), grid.extent_zyx_um)
-    )
-    message = (
-        f"{n_out} of {len(position)} nodes lie outside the image: nodes span (z, y, x) {low} to {high} um, the image {first} to {last}"
-    )
-    hint = _better_scale(position, grid) if n_out > _MISREAD_SHARE * len(position) else ""
-    if hint:
-        return message, f"the coordinates look {hint}: convert them to micrometres"
-    return message, "what lies outside is not painted; check that the SWC belongs to this image, and its frame"
-
-
-def _better_scale(position: NDArray[np.float64], grid: Grid) -> str:
-    """The unit in which (nearly) all nodes would lie within the grid; empty when there is none among the usual ones."""
-    size_z, size_y, size_x = grid.voxel_size_zyx_um
-    readings = {
-        "as if z were in planes": (size_z, 1.0, 1.0),
-        "as if x and y were in pixels": (1.0, size_y, size_x),
-        "as if they were in voxels": (size_z, size_y, size_x),
-        "right in x and y but scaled in z": (0.0, 1.0, 1.0),
-        "as if they were in nanometres": (1e-3, 1e-3, 1e-3),
-    }
-    origin = np.asarray(grid.origin_zyx_um)
-    for reading, factor in readings.items():
-        scaled = position * factor + np.where(np.equal(factor, 0.0), origin, 0.0)
-        if grid.contains(scaled).mean() > 0.99:
-            return reading
-    return ""
-
-
-def _axial_share(skeleton: Skeleton) -> float | None:
-    """The share of the path length that runs along z; None where there is too little path to say."""
-    length = float(skeleton.edge_length_um.sum())
-    edges = np.flatnonzero(skeleton.parent >= 0)
-    rise = np.abs(skeleton.position_zyx_um[edges, 0] - skeleton.position_zyx_um[skeleton.parent[edges], 0]).sum()
-    return float(rise) / length if length > _ENOUGH_PATH_UM else None
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing one level
@@ -351,7 +168,7 @@ class _Level:
 
 
 def _level(
-    cones: Cones, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules, number: int, level_grid: Grid, from_image: Runs
+    cones: Cones, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelsConfig, number: int, level_grid: Grid, from_image: Runs
 ) -> _Level:
     axes = lines_of(cones, level_grid, rules.connect or 26) if rules.connect or rules.kind == "centerline" else _NONE
     tubes = spans_of(cones, level_grid, threads=1)
@@ -359,7 +176,7 @@ def _level(
         number,
         level_grid,
         cones,
-        _with_rim(cones, rules),
+        with_rim(cones, rules),
         strokes(tubes, axes if rules.connect else _NONE, len(cones)),
         strokes(_NONE, axes, len(cones)) if rules.kind == "centerline" else _NONE,
         _balls(skeleton, level_grid, plan, rules),
@@ -369,7 +186,7 @@ def _level(
     )
 
 
-def _components(skeleton: Skeleton, rules: LabelRules, level: _Level) -> tuple[int, ...]:
+def _components(skeleton: Skeleton, rules: LabelsConfig, level: _Level) -> tuple[int, ...]:
     return components_by_tree(level.spans(), level.cones, skeleton.n_trees, rules.connect)
 
 
@@ -382,7 +199,7 @@ def _slabs(levels: Sequence[_Level], labels: Volume) -> list[tuple[_Level, int, 
     return found
 
 
-def _write_slab(labels: Volume, reasons: Volume, rules: LabelRules, level: _Level, z0: int, z1: int) -> Tally:
+def _write_slab(labels: Volume, reasons: Volume, rules: LabelsConfig, level: _Level, z0: int, z1: int) -> Tally:
     """Draw and store planes [z0, z1) of a level; what they hold, if it is the finest."""
     spec = labels.spec(level.number)
     classes, why = _classes(level, z0, z1, rules.kind), _unknown(level, z0, z1, rules)
@@ -396,11 +213,11 @@ def _write_slab(labels: Volume, reasons: Volume, rules: LabelRules, level: _Leve
     return tally
 
 
-def _unknown_share(level: _Level, rules: LabelRules) -> float | None:
+def _unknown_share(level: _Level, rules: LabelsConfig) -> float | None:
     """See `ignored_share`."""
     z0, z1 = level.grid.window[0]
     spec = ArraySpec.fitted(level.grid.shape_zyx, (32, 128, 128), (32, 128, 128), np.uint8)
-    runs = overlay(_classes(level, z0, z1, "semantic"), _unknown(level, z0, z1, rules))
+    runs = overlay(_classes(level, z0, z1, LabelKind.semantic), _unknown(level, z0, z1, rules))
     near = spans_of(level.cones.grown(_NEAR_UM), level.grid, merge=True, threads=1)
     return level.painter(z0, z1, spec, runs).unknown_share(union(near, 1))
 
@@ -409,7 +226,7 @@ def _near_level(grids: Sequence[Grid]) -> int:
     return next((k for k, g in enumerate(grids) if g.voxel_size_zyx_um[2] >= _NEAR_VOXEL_UM), len(grids) - 1)
 
 
-def _classes(level: _Level, z0: int, z1: int, kind: Kind) -> Runs:
+def _classes(level: _Level, z0: int, z1: int, kind: LabelKind) -> Runs:
     """Runs of class codes in planes [z0, z1), z counted from z0; of a centreline along the axes only, 0 in the rest of the tube."""
     classes = settle(planes_of(level.strokes, z0, z1), level.cones, level.grid)
     if kind == "centerline":
@@ -419,7 +236,7 @@ def _classes(level: _Level, z0: int, z1: int, kind: Kind) -> Runs:
     return classes
 
 
-def _unknown(level: _Level, z0: int, z1: int, rules: LabelRules) -> Runs:
+def _unknown(level: _Level, z0: int, z1: int, rules: LabelsConfig) -> Runs:
     """Runs of the reasons for which planes [z0, z1) are unknown, z counted from z0: the rim, the balls, what the image told."""
     _, y, x = level.grid.window
     window = ((z0, z1), y, x)
@@ -430,7 +247,7 @@ def _unknown(level: _Level, z0: int, z1: int, rules: LabelRules) -> Runs:
     return runs
 
 
-def _band(level: _Level, z0: int, z1: int, rules: LabelRules) -> Band | None:
+def _band(level: _Level, z0: int, z1: int, rules: LabelsConfig) -> Band | None:
     if rules.kind != "distance":
         return None
     _, y, x = level.grid.window
@@ -439,7 +256,7 @@ def _band(level: _Level, z0: int, z1: int, rules: LabelRules) -> Band | None:
     return Band(level.cones, spans, rules.distance_band_um, grid_numbers(level.grid), z0)
 
 
-def _balls(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelRules) -> list[tuple[Cones, Reason]]:
+def _balls(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelsConfig) -> list[tuple[Cones, Reason]]:
     """What markers leave unknown around them, and the tips that a face cuts."""
     radius_of = {MarkerKind.CUT_DENDRITE: rules.cut_ball_um, MarkerKind.UNTRACED_AXON: rules.untraced_ball_um}
     marked = [(m.position_zyx_um, radius_of[MarkerKind(m.kind)]) for m in plan.markers if m.kind in radius_of]
@@ -460,11 +277,7 @@ def _reason(spans: NDArray[np.int32], reason: Reason) -> Runs:
     return spans
 
 
-def _with_rim(cones: Cones, rules: LabelRules) -> Cones:
-    return cones.grown(np.maximum(rules.rim_um, rules.rim_share * cones.radius_um))
-
-
-def _refuse_pieces(by_tree: Sequence[int], level: int, skeleton: Skeleton, grid: Grid, rules: LabelRules) -> None:
+def _refuse_pieces(by_tree: Sequence[int], level: int, skeleton: Skeleton, grid: Grid, rules: LabelsConfig) -> None:
     """A tree that lies in the grid is one component by construction; should it not be, nobody may learn from the label."""
     broken = [tree for tree, n_components in enumerate(by_tree) if n_components != 1]
     if broken and rules.connect is not None and grid.contains(skeleton.position_zyx_um).all():
@@ -478,7 +291,7 @@ def _create(
     path: Path,
     grids: Sequence[Grid],
     plan: LabelPlan,
-    rules: LabelRules,
+    rules: LabelsConfig,
     chunk_zyx: Shape,
     shard_zyx: Shape,
     source_image: str,
@@ -500,7 +313,7 @@ def _create(
     return labels, labels.create_sub(REASON_GROUP, np.uint8, fill_value=0 if everywhere else int(Reason.NOT_DOWNLOADED))
 
 
-def _label_meta(kind: Kind, source_image: str) -> LabelMeta:
+def _label_meta(kind: LabelKind, source_image: str) -> LabelMeta:
     names = {int(label): label.name.lower().replace("_", " ") for label in Label if label != Label.BACKGROUND}
     colours = {int(label): (*rgb, 255) for label, rgb in LABEL_COLOURS_RGB.items() if label != Label.BACKGROUND}
     if kind == "inside":

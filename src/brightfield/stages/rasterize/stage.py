@@ -14,7 +14,8 @@ from brightfield.core.schema import FINDINGS, LABEL_STATS
 from brightfield.core.tables import frame_of, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
-from brightfield.stages.rasterize.labels import LabelPlan, LabelRules, downloaded_boxes, write_labels
+from brightfield.stages.rasterize.labels import downloaded_boxes, write_labels
+from brightfield.stages.rasterize.plan import LabelPlan
 
 DECIDING = (
     "labels",
@@ -64,7 +65,7 @@ def draw_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
         built.skeleton,
         built.grid,
         plan,
-        LabelRules.of(vars(config.labels)),
+        config.labels,
         chunk_zyx=(chunk[0], chunk[1], chunk[2]),
         shard_zyx=(shard[0], shard[1], shard[2]),
         source_image=f"../../{IMAGES_DIR.name}/{image_store(cell.specimen_id).name}",
