@@ -169,7 +169,7 @@ def stages_of(root: Path) -> dict[str, Any]:
 
 def test_what_is_here_is_not_asked_for(clone: Path) -> None:
     pull(clone)
-    command(clone, "dvc", "remote", "modify", "team", "url", "ssh://127.0.0.1:9/nowhere")
+    command(clone, "dvc", "remote", "add", "-q", "-d", "nowhere", "ssh://127.0.0.1:9/nowhere")
     pull(clone, cells=[2])
     (clone / "data/images/2.zarr/0/c").unlink()
     shutil.rmtree(clone / ".dvc/cache")

@@ -69,8 +69,8 @@ def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
 def _told(error: Exception, repo: Any, targets: Sequence[str]) -> str:
     try:
         lost = "\n".join(f"  {line}" for line in _lost_files(repo, targets))
-    except Exception:
-        lost = ""
+    except Exception as refusal:  # the remote does not answer at all: that says more than what did not come
+        return in_words(refusal)
     if not lost:
         return in_words(error)
     return f"the remote does not give what dvc.lock names:\n{lost}\nask for `brightfield push --repair` from a clone that has it"

@@ -43,9 +43,13 @@ def in_words(error: BaseException) -> str:
         told += [text] if text not in " ".join(told) else []
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     text = ": ".join(told[:2])[:500]
-    if any(word in " ".join(told).lower() for word in _NOT_LET_IN):
+    if _is_refusal(" ".join(told)):
         return f"the remote does not let you in ({text}); its credentials go into the environment or `dvc remote modify --local`"
     return f"the remote does not do it: {text}; see `dvc remote list` and docs/how-to/team-remote.md"
+
+
+def _is_refusal(text: str) -> bool:
+    return any(word in text.lower() for word in _NOT_LET_IN)
 
 
 def fault(files: Any, path: str, md5: str) -> str:
@@ -60,5 +64,7 @@ def fault(files: Any, path: str, md5: str) -> str:
     except OSError:
         raise
     except Exception as error:  # each kind of remote brings exceptions of its own
+        if _is_refusal(str(error)):
+            raise
         return f"unreadable in the remote: {error}"
     return "" if digest.hexdigest() == md5.removesuffix(".dir") else "damaged in the remote"
