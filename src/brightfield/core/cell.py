@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from brightfield.core.errors import StackError
 from brightfield.core.space import Grid, stack_grid
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ class Stack:
     def grid(self) -> Grid:
         """The full-resolution grid."""
         return stack_grid(len(self.planes), self.height_px, self.width_px, self.pixel_um, self.plane_um)
+
+
+MAX_PLANES, MAX_SIDE_PX = 20_000, 200_000
+"""Beyond this no microscope goes: a number that says so is a date, a checksum or damage."""
+
+
+def check_stack_size(first: int, last: int, height_px: int, width_px: int) -> None:
+    """Raise StackError, before anything is made of that size, for planes `first` to `last` of so many pixels that no stack has."""
+    if not 0 <= last - first < MAX_PLANES:
+        raise StackError(f"its planes are numbered from {first} to {last}; a stack has at most {MAX_PLANES} planes: mend the numbers")
+    if not (0 < height_px <= MAX_SIDE_PX and 0 < width_px <= MAX_SIDE_PX):
+        raise StackError(f"its planes are said to be {width_px} x {height_px} px; a side is 1 to {MAX_SIDE_PX} px")
 
 
 @dataclass(frozen=True, slots=True)

@@ -556,3 +556,13 @@ def test_own_stacks_can_be_served_like_the_service(tmp_path: Path) -> None:
             assert served.file(copy.swc_url or "") == swc_of()
             pixels = served.pixels(copy, Crop(copy.stack.planes[2], 0, 0, 150, 210, 0))
             assert np.abs(pixels.astype(int) - voxels[copy.specimen_id][2]).max() <= 3  # JPEG of quality 100
+
+
+def test_a_plane_number_that_is_a_date_is_the_cells_reason_and_costs_nothing(tmp_path: Path) -> None:
+    for number in (1, 400_000_001):
+        (tmp_path / "1").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "1" / f"z{number}.tif", np.zeros((64, 64), np.uint8))
+    source = FolderSource(config(tmp_path))
+    (cell,) = source.complete(source.cells())
+    assert cell.stack is None
+    assert "at most 20000 planes" in str(cell.stack_problem)

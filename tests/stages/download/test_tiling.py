@@ -125,3 +125,14 @@ def test_a_third_of_the_background_is_dark_but_untraced() -> None:
 def test_background_of_the_smallest_grids(shape: tuple[int, int, int]) -> None:
     free = np.ones(shape, np.bool_)
     assert background(free, free.size, 1, untraced=free.all(axis=0), projection=np.zeros((3, 3), np.uint8)).all()
+
+
+def test_a_node_far_away_costs_what_lies_in_the_grid_and_changes_nothing_else() -> None:
+    """Edges that leave the grid by 10^7 um give the tiles that the same edges give when they are cut just outside of it."""
+    grid = Grid((20, 300, 300), (0.28, 0.1144, 0.1144))
+    towards = np.array([[0.3, 1.0, 0.4], [-0.2, 1.0, -1.0], [0.0, -1.0, 0.2], [1.0, 0.1, 0.1]])
+    parent = np.array([-1, 0, 0, 0, 0])
+    soma = np.array([[2.8, 17.0, 17.0]])
+    far, cut = (near_skeleton(grid, np.vstack([soma, soma + length * towards]), parent, 64, 2.0) for length in (1e7, 1e2))
+    assert np.array_equal(far, cut)
+    assert far.any()

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from brightfield.core.cell import Cell, Plane, Stack
-from brightfield.core.errors import SourceError
+from brightfield.core.cell import Cell, Plane, Stack, check_stack_size
+from brightfield.core.errors import SourceError, StackError
 
 type Row = Mapping[str, Any]
 
@@ -43,15 +43,25 @@ def _id(value: object) -> int | None:
     return None if number is None else int(number)
 
 
+def _own_id(value: object) -> int:
+    """The id of a record: a whole number above 0 that 64 bits hold."""
+    number = int(value)  # type: ignore[call-overload]
+    if not 0 < number < 2**63:
+        raise ValueError(f"{number:.3g} is no id")
+    return int(number)
+
+
 def cell_of(row: Row) -> Cell:
     """A row of ApiCellTypesSpecimenDetail. The SWC's file id is in it; type and files are confirmed by `complete`."""
     try:
-        specimen_id, donor_id = int(row["specimen__id"]), int(row["donor__id"])
+        specimen_id, donor_id = _own_id(row["specimen__id"]), _own_id(row["donor__id"])
+        if not (name := _text(row["specimen__name"])):
+            raise ValueError("no name")
         soma = tuple(_number(row.get(name)) for name in ("csl__x", "csl__y", "csl__z"))
         file_id = _id(row.get("nrwkf__id"))
         return Cell(
             specimen_id=specimen_id,
-            name=str(row["specimen__name"]),
+            name=name,
             donor_id=donor_id,
             species=str(row["donor__species"]),
             line=_text(row.get("line_name")),
@@ -67,7 +77,7 @@ def cell_of(row: Row) -> Cell:
             swc_file_id=file_id,
             swc_url=None if file_id is None else FILE_PATH.format(file_id=file_id),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SourceError(f"a cell of the database cannot be read ({error!r}): specimen {row.get('specimen__id')!r}") from error
 
 
@@ -125,13 +135,17 @@ def _with_stack(cell: Cell, reconstruction: Row | None, images: Sequence[Row], p
         return replace(cell, stack_problem="the records give no pixel size or no plane spacing")
     if scale_um is not None and not math.isclose(scale_um, frame.resolution_um, rel_tol=1e-3):
         return replace(cell, stack_problem=f"the image says {frame.resolution_um} um a pixel, the reconstruction {scale_um}")
+    try:
+        sections = _planes(planes, frame)
+    except StackError as error:
+        return replace(cell, stack_problem=str(error))
     stack = Stack(
         image_series_id=frame.data_set_id,
         width_px=frame.width_px,
         height_px=frame.height_px,
         pixel_um=frame.resolution_um,
         plane_um=plane_um,
-        planes=_planes(planes, frame),
+        planes=sections,
         projection_id=_projection_id(projections, frame),
     )
     return replace(cell, stack=stack)
@@ -158,16 +172,24 @@ def _frame(row: Row) -> _Frame:
             int(row.get("y") or 0),
             float(row.get("resolution") or 0),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SourceError(f"an image record cannot be read ({error!r}): SubImage {row.get('id')!r}") from error
 
 
 def _planes(rows: Sequence[Row], frame: _Frame) -> tuple[Plane, ...]:
     """Every index between the first and the last usable plane; sections that are absent or failed stay as missing planes."""
-    own = {int(row["section_number"]): row for row in sorted(rows, key=_precedence) if row["data_set_id"] == frame.data_set_id}
+    own = {_section(row): row for row in sorted(rows, key=_precedence) if row["data_set_id"] == frame.data_set_id}
     usable = [section for section, row in own.items() if not row.get("failed") and _frame(row) == frame]
     first, last = min(usable), max(usable)
+    check_stack_size(first, last, frame.height_px, frame.width_px)
     return tuple(_plane(section - first, section, own.get(section), frame) for section in range(first, last + 1))
+
+
+def _section(row: Row) -> int:
+    try:
+        return int(row["section_number"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SourceError(f"an image record has no section number ({error!r}): SubImage {row.get('id')!r}") from error
 
 
 def _precedence(row: Row) -> tuple[bool, int]:

@@ -126,6 +126,9 @@ class AllenSource:
         envelope = self._client.get(url, verify=_json_body)
         if envelope.get("success") is not True:
             raise SourceError(f"the service refused a query: {envelope.get('msg')!r}; the query was {public_url(url)}")
+        rows = envelope.get("msg")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise SourceError(f"the service answered without a list of records; the query was {public_url(url)}")
         return envelope
 
     def _related(self, model: str, key: str, ids: Sequence[int], include: str) -> list[Row]:
@@ -145,15 +148,20 @@ class AllenSource:
         return [row for _, row in sorted(found.items())]
 
     def _pages(self, model: str, criteria: str) -> Iterator[Row]:
-        start = 0
+        start, previous = 0, None
         while True:
             stage = self._api.model_stage(model, criteria=criteria, num_rows=ROWS_PER_PAGE, start_row=start, order=["'sub_images.id'"])
             envelope = self._json(self._api.build_query_url(stage))
-            yield from envelope["msg"]
-            start += len(envelope["msg"])
+            if not isinstance(envelope.get("total_rows"), int):
+                raise SourceError(f"the service does not say how many rows of {model} there are; run the query again")
+            if envelope["msg"] and envelope["msg"] == previous:
+                raise SourceError(f"the service gives the same page of {model} again at row {start}; run the query again")
+            previous = envelope["msg"]
+            yield from previous
+            start += len(previous)
             if start >= envelope["total_rows"]:
                 return
-            if not envelope["msg"]:
+            if not previous:
                 raise SourceError(
                     f"the service announced {envelope['total_rows']} rows of {model} and stopped at {start}; run the query again"
                 )
@@ -174,7 +182,7 @@ def _import_cell_types_api() -> Any:
 def _json_body(answer: Answer) -> dict[str, Any]:
     try:
         envelope = json.loads(answer.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TransferError(f"expected JSON, found {answer.content_type or 'no content type'}") from error
     if not isinstance(envelope, dict) or "success" not in envelope:
         raise TransferError("expected an RMA envelope with `success`, found other JSON")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.cell import Cell, Crop, Plane, Stack
+from brightfield.core.cell import Cell, Crop, Plane, Stack, check_stack_size
 from brightfield.core.codes import FULL_AXON_UM, Label, Severity
 from brightfield.core.errors import BrightfieldError, SkeletonError, SourceError, StackError, TransferError
 from brightfield.core.markers import parse_markers
@@ -235,6 +235,7 @@ class FolderSource:
         pixel_um, plane_um = self._voxel_um(stack, self._homes[specimen_id].row)
         present = set(stack.numbers)
         first, last = stack.numbers[0], stack.numbers[-1]
+        check_stack_size(first, last, *stack.shape_yx)
         planes = tuple(
             Plane(number - first, number, _stamp(f"{specimen_id}/{stack.stamp(number)}".encode()))
             if number in present

@@ -40,8 +40,9 @@ def near_skeleton(grid: Grid, position_zyx_um: Reals, parent: NDArray[np.int64],
     h / 2 = SAMPLE_UM / 2 from a sample, and the radius is enlarged to sqrt(R^2 + h^2 / 4): every tile within R is there, and none beyond
     it by more than that enlargement (0.012 um at R = 10).
     """
-    samples = grid.to_voxel(_samples(position_zyx_um, parent))
     reach_um = math.sqrt(radius_um**2 + (SAMPLE_UM / 2) ** 2)
+    low, high = np.asarray(grid.extent_zyx_um)
+    samples = grid.to_voxel(_samples(position_zyx_um, parent, np.array([low - reach_um - SAMPLE_UM, high + reach_um + SAMPLE_UM])))
     n_z, n_y, n_x = tile_counts(grid, tile)
     size_z, size_y, size_x = grid.voxel_size_zyx_um
     # The planes of a tile that a sample reaches are one interval: +1 where it begins and -1 behind its end, summed up along z.
@@ -120,15 +121,32 @@ def _dark(untraced: Mask, projection: NDArray[np.integer[Any]] | None) -> Mask:
     return darkest
 
 
-def _samples(position_zyx_um: Reals, parent: NDArray[np.int64]) -> Reals:
-    """The nodes, and points along the edges so that neighbours are at most SAMPLE_UM apart."""
+def _samples(position_zyx_um: Reals, parent: NDArray[np.int64], box_um: Reals) -> Reals:
+    """The nodes, and points along the edges so that neighbours are at most SAMPLE_UM apart; of an edge those within (2, 3) `box_um`.
+
+    So the work is bounded by the box, however far a node lies.
+    """
     child = np.flatnonzero(parent >= 0)
     start, step = position_zyx_um[parent[child]], position_zyx_um[child] - position_zyx_um[parent[child]]
     n_inner = np.maximum(np.ceil(np.sqrt((step**2).sum(axis=1)) / SAMPLE_UM).astype(np.int64) - 1, 0)
-    edge = np.repeat(np.arange(len(child)), n_inner)
-    number = np.arange(len(edge)) - np.repeat(np.cumsum(n_inner) - n_inner, n_inner)
-    along = (number + 1) / (n_inner[edge] + 1)
+    enter, leave = _within(start, step, box_um)
+    first = np.maximum(np.floor(enter * (n_inner + 1)).astype(np.int64), 1)
+    count = np.maximum(np.minimum(np.ceil(leave * (n_inner + 1)).astype(np.int64), n_inner) - first + 1, 0)
+    edge = np.repeat(np.arange(len(child)), count)
+    number = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    along = number / (n_inner[edge] + 1)
     return np.concatenate([position_zyx_um, start[edge] + along[:, None] * step[edge]])
+
+
+def _within(start: Reals, step: Reals, box_um: Reals) -> tuple[Reals, Reals]:
+    """Where edges (start + t step, 0 <= t <= 1) enter and leave a box; leave < enter for those that miss it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = (box_um[:, None, :] - start) / step  # (2 faces, edges, axes)
+    still = step == 0
+    inside = (start >= box_um[0]) & (start <= box_um[1])
+    low = np.where(still, np.where(inside, 0.0, 2.0), at.min(axis=0))
+    high = np.where(still, np.where(inside, 1.0, -1.0), at.max(axis=0))
+    return np.clip(low.max(axis=1), 0.0, 2.0), np.clip(high.min(axis=1), -1.0, 1.0)
 
 
 def _outside(position: Reals, first: NDArray[np.int64], n: int, tile: int) -> Reals:
