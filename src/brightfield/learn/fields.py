@@ -133,7 +133,8 @@ def _fill_affinities(objects: Any, offsets: Any, out: Any) -> None:
     nz, ny, nx = objects.shape
     for k in range(len(offsets)):
         dz, dy, dx = offsets[k]
-        x0, x1 = max(0, -dx), min(nx, nx - dx)
+        x0 = max(0, -dx)
+        x1 = max(x0, min(nx, nx - dx))  # an offset may be longer than the patch
         for z in range(max(0, -dz), min(nz, nz - dz)):
             for y in range(max(0, -dy), min(ny, ny - dy)):
                 here, there, row = objects[z, y, x0:x1], objects[z + dz, y + dy, x0 + dx : x1 + dx], out[k, z, y, x0:x1]
