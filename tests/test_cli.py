@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from brightfield import cli
 from brightfield.config import params
 from brightfield.config.options import Config
 from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
+from repositories import REPOSITORY
 
 COMMANDS = ("config", "plan", "stage", "refresh", "check", "inspect", "evaluate", "salt", "diff", "release", "pull", "push", "mirror", "gc")
 
@@ -80,3 +83,63 @@ def test_failed_cells_are_listed_by_id_whatever_their_order() -> None:
 def test_pull_refuses_words_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pull", "side=val"]) == 2
     assert "split=NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "data/x"), "error: data/x: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "data/x"), "error: data/x: Permission denied"),
+        (MemoryError(), "error: out of memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_told_in_one_line(
+    error: BaseException, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fail_with(monkeypatch, error)
+    assert cli.main(["stage", "query"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(told)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from brightfield import cli; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(cli.main(['config']))"
+    )
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    (tmp_path / "params.yaml").write_text("old")
+    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: params.yaml: cannot be written: File too large\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "params.yaml"]
+    assert (tmp_path / "params.yaml").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["gc", "--keep-gb", number] for number in ("nan", "inf", "-1", "x")),
+        *(["plan", "--rate", number] for number in ("nan", "inf", "0", "-1")),
+        *(["salt", "--candidates", number] for number in ("0", "-3", "1.5", "nan")),
+    ],
+)
+def test_numbers_that_are_none_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert f"argument {words[1]}: invalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["=3", "=", "==", "3", "source", ".=1"])
+def test_a_word_that_is_no_override_is_a_config_error(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    assert cli.main(["-C", str(tmp_path), "config", word]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "params.yaml").exists()
+
+
+def test_a_work_directory_that_holds_other_things_is_refused_when_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    for place in ("''", ".", "..", "/", "data", str(tmp_path)):
+        assert cli.main(["-C", str(tmp_path), "config", f"compute.work_dir={place}"]) == 2
+        assert "compute.work_dir = " in capsys.readouterr().err

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import tifffile
 import yaml
 
+from brightfield import manifest
 from brightfield.core.space import Grid
 from brightfield.core.swc import format_swc
 from brightfield.testing.grids import stain
@@ -188,3 +190,61 @@ def test_a_plan_of_stacks_that_cannot_be_taken_says_why_and_what_to_do(stacks: P
     root = checkout(tmp_path, stacks)
     told = command(root, "brightfield", "plan", "source=folder", f"source.path={stacks}", ok=False)
     assert "no cell of 4 is selected: 4 x the files do not say their pixel_um; set source.pixel_um" in told
+
+
+def test_bad_cells_stop_the_build_or_are_left_out_with_their_reasons(stacks: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(stacks, tmp_path / "stacks")
+    (own / "13" / "13.swc").write_text("1 1 0 0 0 1 -1\n2 3 x 0 0 1 1\n")
+    (own / "12" / "z20.tif").write_bytes((own / "12" / "z20.tif").read_bytes()[:2000])
+    root = checkout(tmp_path / "a", own)
+    told = command(root, "dvc", "repro", ok=False)
+    assert "2 cell(s) failed" in told
+    assert "13: " in told
+    assert [path.name for path in sorted((root / "data/images").iterdir())] == ["11.zarr", "14.zarr"]
+    configure(root, own, "download.on_failure=exclude")
+    command(root, "dvc", "repro")
+    cells = manifest(root).set_index("specimen_id")
+    assert set(cells.index[cells["split"] == "excluded"]) >= {12, 13}
+    assert cells["reason"][13].startswith("skeletons: ")
+    assert cells["reason"][12].startswith("download: ")
+    report = (root / "reports/report.html").read_text()
+    assert all(reason.split("; ")[0][:40] in report for reason in cells["reason"][[12, 13]])
+    command(root, "brightfield", "check")
+
+
+def test_a_cell_that_fails_in_any_stage_is_left_out_and_keeps_its_outputs_where_that_is_not_wanted(built: Path, tmp_path: Path) -> None:
+    for stage in ("align", "rasterize", "manifest"):
+        root = shutil.copytree(built, tmp_path / stage, symlinks=True)
+        before = {path: path.read_bytes() for path in (root / "data").rglob("*") if path.is_file()}
+        shutil.rmtree(root / ".work" / stage)
+        shutil.rmtree(root / ".dvc" / "cache")
+        for bad in ((12,), CELLS):
+            _run_with_failures(root, stage, bad)
+            assert {path: path.read_bytes() for path in (root / "data").rglob("*") if path.is_file()} == before
+
+
+def _run_with_failures(root: Path, stage: str, bad: tuple[int, ...]) -> None:
+    """Run a stage in which cells fail that are good otherwise."""
+    code = f"""
+import dataclasses, importlib
+from pathlib import Path
+from brightfield.config.params import load
+from brightfield.core.errors import CellFailures, StackError
+from brightfield.run import workcache
+
+compute = workcache.compute_cell
+def fail(home, key, function, args, outputs):
+    if args[1].specimen_id in {bad}:
+        raise StackError("broken", path="x")
+    compute(home, key, function, args, outputs)
+workcache.compute_cell = fail
+config = load("params.yaml")
+config.compute.workers = 1
+try:
+    importlib.import_module("brightfield.stages.{stage}.stage").run(config, Path("."))
+except CellFailures as failures:
+    assert tuple(failures.reasons) == {bad}, failures
+else:
+    raise SystemExit("nothing failed")
+"""
+    command(root, sys.executable, "-c", code)

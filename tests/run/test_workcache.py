@@ -447,6 +447,23 @@ def test_a_clone_that_only_pulled_computes_only_the_new_cell(tmp_path: Path) -> 
     assert run(clone, twenty()).computed == ()
 
 
+def export(root: Path, specimen_id: int) -> None:
+    """Files that are named after a cell with more behind, as the SWC exports are."""
+    (root / IMAGES_DIR).mkdir(parents=True)
+    for unit in ("um", "voxels"):
+        (root / IMAGES_DIR / f"{specimen_id}_{unit}.swc").write_text(f"{specimen_id} {unit}")
+    rows = {"specimen_id": [specimen_id], "group_id": ["g"], "split": ["train"], "fold": [None], "reason": [None]}
+    write_table(SPLITS, pd.DataFrame(rows), root)
+
+
+def test_an_adopted_cell_has_all_of_its_files(tmp_path: Path) -> None:
+    tasks = {i: CellTask({}, export, (i,)) for i in (1, 11)}
+    cache_of(tmp_path / "origin").run(tasks, HERE.map)
+    clone = pulled_clone(tmp_path / "origin", tmp_path / "clone")
+    assert cache_of(clone).run(tasks, HERE.map).adopted == (1, 11)
+    assert snapshot(clone) == snapshot(tmp_path / "origin")
+
+
 def test_a_cell_whose_parameters_changed_is_not_adopted(tmp_path: Path) -> None:
     run(tmp_path / "origin", {1: "a", 2: "a"})
     clone = pulled_clone(tmp_path / "origin", tmp_path / "clone")

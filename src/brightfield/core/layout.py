@@ -84,6 +84,11 @@ def swc_export_file(specimen_id: int, unit: ExportUnit) -> Path:
     return EXPORTS_DIR / f"{specimen_id}_{unit}.swc"
 
 
+def owner_of(name: str) -> str:
+    """The specimen id in the name of a file of a cell, relative to its output: `<id>.zarr/0/c`, `<id>_um.swc`."""
+    return name.partition("/")[0].partition(".")[0].partition("_")[0]
+
+
 def image_store(specimen_id: int) -> Path:
     """The OME-Zarr image of one cell."""
     return IMAGES_DIR / f"{specimen_id}.zarr"

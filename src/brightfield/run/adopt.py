@@ -16,6 +16,7 @@ from typing import Any
 
 from brightfield.core.errors import ConfigError
 from brightfield.core.files import link
+from brightfield.core.layout import owner_of
 from brightfield.core.schema import Table
 from brightfield.core.tables import read_table, write_table
 from brightfield.core.yaml import parse_yaml
@@ -133,7 +134,7 @@ def _directory_share(output: Path, tracked: Tracked) -> Share | None:
         return None
     owned: dict[str, list[tuple[str, str]]] = {}
     for entry in listing:
-        owned.setdefault(entry["relpath"].split("/")[0].split(".")[0], []).append((entry["relpath"], entry["md5"]))
+        owned.setdefault(owner_of(entry["relpath"]), []).append((entry["relpath"], entry["md5"]))
 
     def put(specimen_id: int, directory: Path) -> bool:
         for relpath, md5 in owned.get(str(specimen_id), []):

@@ -24,7 +24,7 @@ from brightfield.config.options import OnFailure
 from brightfield.core.errors import CellFailures
 from brightfield.core.files import link
 from brightfield.core.keys import finished_keys, read_keys, write_keys
-from brightfield.core.layout import keys_file
+from brightfield.core.layout import keys_file, owner_of
 from brightfield.core.schema import Table
 from brightfield.core.tables import read_table, write_table
 from brightfield.run.adopt import Share, Tracked, share_of
@@ -97,7 +97,8 @@ class WorkCache:
     """The finished cells of one stage of the repository at `root`.
 
     `outputs` are the stage's outputs: directories and tables; every file a cell writes must belong to one of them, and in a directory be
-    named `<specimen id>.<anything>`. `algorithm` replaces the digest of the code where results must outlive edits of it (a download).
+    named after its cell (`layout.owner_of`). `algorithm` replaces the digest of the code where results must outlive edits of it, as those
+    of a download.
     """
 
     root: Path
@@ -190,7 +191,7 @@ class WorkCache:
         target_root.mkdir(parents=True, exist_ok=True)
         wanted = {name: entry for directory in finished.values() for name, entry in walk(str(directory / output))}
         owners = {str(i) for i in kept}
-        orphans = [entry.path for name, entry in walk(str(target_root)) if name not in wanted and _owner_of(name) not in owners]
+        orphans = [entry.path for name, entry in walk(str(target_root)) if name not in wanted and owner_of(name) not in owners]
         for path in orphans:
             os.unlink(path)
         if orphans:
@@ -242,8 +243,3 @@ def compute_cell(home: Path, key: str, function: Callable[..., object], args: tu
 
 def _args(task: CellTask) -> tuple[Any, ...]:
     return task.args() if callable(task.args) else task.args
-
-
-def _owner_of(name: str) -> str:
-    """The specimen id in the name of an output's file: `<id>.zarr/0/c`, `<id>_um.swc`."""
-    return name.partition("/")[0].partition(".")[0].partition("_")[0]

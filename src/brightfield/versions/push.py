@@ -33,7 +33,7 @@ def push(root: Path, *, repair: bool = False) -> str:
 
 def _repair(repo: Any) -> tuple[list[str], list[str]]:
     """Send again what the remote lacks or has damaged, and say which; and what is not here to send."""
-    from dvc.data_cloud import get_index
+    from dvc_data.hashfile.transfer import transfer
 
     remote, cache = repo.cloud.get_remote_odb(command="push"), repo.cache.local
     infos = list(_objects(repo, cache))
@@ -45,8 +45,7 @@ def _repair(repo: Any) -> tuple[list[str], list[str]]:
         if remote.exists(info.value):  # what is there is taken for good
             remote.fs.remove(remote.oid_to_path(info.value))
     if mendable:
-        get_index(remote).clear()  # DVC's own note of what the remote has
-        repo.cloud.push(mendable)
+        transfer(cache, remote, mendable)  # not by DVC's own note of what the remote has
     return [broken[info] for info in broken if info in mendable], [broken[info] for info in broken if info not in mendable]
 
 

@@ -122,11 +122,20 @@ def _is_between(image: Volume, level: int, box: Window) -> bool:
     finer = image.spec(level - 1).shape_zyx
     z, y, x = ((lo * f, min(hi * f, n)) for (lo, hi), f, n in zip(box, factor, finer, strict=True))
     children, coarse = image.read((z, y, x), level - 1), image.read(box, level)
-    starts = [np.arange(0, n, f) for n, f in zip(children.shape, factor, strict=True)]
     low, high = children, children
-    for axis, start in enumerate(starts):
-        low, high = np.minimum.reduceat(low, start, axis), np.maximum.reduceat(high, start, axis)
+    for axis, step in enumerate(factor):
+        low, high = _folded(np.minimum, low, axis, step), _folded(np.maximum, high, axis, step)
     return bool(((low <= coarse) & (coarse <= high)).all())
+
+
+def _folded(extreme: np.ufunc, values: NDArray[Any], axis: int, step: int) -> NDArray[Any]:
+    """The extreme of every `step` neighbours along an axis; the last may be fewer. As `reduceat`, which is ten times slower here."""
+    values = np.moveaxis(values, axis, 0)
+    folded = values[::step].copy()
+    for offset in range(1, step):
+        part = values[offset::step]
+        extreme(folded[: len(part)], part, out=folded[: len(part)])
+    return np.moveaxis(folded, 0, axis)
 
 
 def _boxes(volume: Volume, level: int) -> Iterator[Window]:

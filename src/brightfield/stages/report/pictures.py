@@ -74,10 +74,13 @@ def projection(image: Volume, tiles: pd.DataFrame) -> Picture:
     level = next((k for k, spec in enumerate(image.specs) if max(spec.shape_zyx[1:]) <= _READ_PX), len(image.specs) - 1)
     depth, height, width = image.specs[level].shape_zyx
     slab = image.specs[level].chunk_zyx[0]
-    lowest = np.full((height, width), _white(image), image.dtype)
+    below = np.full(
+        (height, width), _white(image), image.dtype
+    )  # of the minimum: one less, so that 0, nothing downloaded, is the brightest
     for z in range(0, depth, slab):
         voxels = image.read(((z, min(z + slab, depth)), (0, height), (0, width)), level)
-        np.minimum(lowest, np.where(voxels == 0, _white(image), voxels).min(axis=0), out=lowest)
+        np.minimum(below, (voxels - 1).min(axis=0), out=below)
+    lowest = np.where(below == _white(image), below, below + 1)
     factor = image.grids[level].voxel_size_zyx_um[2] / image.grid.voxel_size_zyx_um[2]
     covered = coverage(tiles, (height, width), factor)
     step = -(-max(height, width) // PROJECTION_PX)
