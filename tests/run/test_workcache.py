@@ -271,10 +271,9 @@ def test_all_cells_are_never_gone_without(tmp_path: Path) -> None:
 
 
 def test_reasons_that_are_kept_do_not_differ_from_run_to_run(tmp_path: Path) -> None:
-    write_keys(
-        tmp_path, "download", {}, {1: f"http://127.0.0.1:4711/a: HTTP 500 (6 attempts), {tmp_path.resolve()}/data/1.swc:3: no number"}
-    )
-    assert read_failures(tmp_path) == {1: "download: /a: HTTP 500, data/1.swc:3: no number"}
+    reason = f"http://127.0.0.1:4711/a: HTTP 500 (6 attempts), {tmp_path.resolve()}/data/1.swc:3: no number, /home/me/z1.tif"
+    write_keys(tmp_path, "download", {}, {1: reason})
+    assert read_failures(tmp_path) == {1: "download: a: HTTP 500, data/1.swc:3: no number, z1.tif"}
 
 
 def test_what_is_found_is_never_prepared(tmp_path: Path) -> None:

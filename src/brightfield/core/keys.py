@@ -54,6 +54,7 @@ def _read(root: Path, stage: str) -> dict[str, str]:
 
 
 def _lasting(reason: str, root: Path) -> str:
-    """A reason without what differs from run to run: the place of the repository, hosts and ports, the number of attempts."""
+    """A reason without what differs from run to run or is nobody's business: hosts, folders of this machine, counts of attempts."""
     reason = " ".join(reason.replace(f"{root.resolve()}/", "").split())
-    return re.sub(r"https?://[^/\s]+| \(\d+ attempts?\)", "", reason)
+    reason = re.sub(r"https?://[^/\s]+| \(\d+ attempts?\)", "", reason)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s:'\"/]+/)*(?=[^\s/])", "", reason)
