@@ -74,9 +74,8 @@ def projection(image: Volume, tiles: pd.DataFrame) -> Picture:
     level = next((k for k, spec in enumerate(image.specs) if max(spec.shape_zyx[1:]) <= _READ_PX), len(image.specs) - 1)
     depth, height, width = image.specs[level].shape_zyx
     slab = image.specs[level].chunk_zyx[0]
-    below = np.full(
-        (height, width), _white(image), image.dtype
-    )  # of the minimum: one less, so that 0, nothing downloaded, is the brightest
+    # One less than the minimum: 0, where nothing was downloaded, wraps round to the brightest.
+    below = np.full((height, width), _white(image), image.dtype)
     for z in range(0, depth, slab):
         voxels = image.read(((z, min(z + slab, depth)), (0, height), (0, width)), level)
         np.minimum(below, (voxels - 1).min(axis=0), out=below)
