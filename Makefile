@@ -12,7 +12,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 PYTHON := $(shell for candidate in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python; do \
 	"$$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$candidate" && break; done)
 
-.PHONY: help env learn repro test test-fast test-learn lint format reference lock clean
+.PHONY: help env learn repro test test-fast test-learn lint format reference docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,19 +34,22 @@ test-learn: learn ## the tests that need PyTorch
 	$(LEARN)/bin/python -m pytest -m learn
 
 lint: env ## format, lint and types, as CI checks them
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
 
 format: env ## rewrite the code in the project's format
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
 
 reference: env ## write the pages of docs/reference that are made from the code
 	$(BIN)/python docs/make_reference.py
 
+docs: env ## the documentation as a site in site/, with every link checked; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 lock: $(UV) ## recompute requirements.lock from pyproject.toml
-	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --group dev --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --group dev --group docs --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
 	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra learn --group dev --constraint requirements.lock --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements-learn.lock
 
 clean: ## remove the environment and the work cache, never data

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from brightfield.core.schema import TABLES
 from brightfield.testing.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_reference_pages_are_what_the_code_says() -> None:
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """`docs/make_reference.py`, which is no module of the package."""
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for path, text in module.pages().items():
+    return module
+
+
+def test_the_reference_pages_are_what_the_code_says(reference: ModuleType) -> None:
+    for path, text in reference.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"write {path.name} anew: make reference"
+
+
+def test_the_glossary_explains_columns_that_exist_and_those_nobody_guesses(reference: ModuleType) -> None:
+    names = {name for table in TABLES for column in table.columns for name in (column.name, f"{table.name}.{column.name}")}
+    known = {pattern: fnmatch.filter(names, pattern) for pattern in reference.glossary_columns()}
+    assert [pattern for pattern, found in known.items() if not found] == []
+    explained = {name for found in known.values() for name in found}
+    assert {"absent_axon", "d_prime", "weight", "difficulty", "fold", "grade", "patches.kind", "tip", "stretch"} <= explained
 
 
 def run_first_python_block(page: str) -> dict[str, Any]:

@@ -25,12 +25,12 @@ ROOT = -1
 class Skeleton:
     """One reconstruction: a forest of nodes, in the order of the file. All arrays are read-only.
 
-    node_id: (n,) int64, the ids of the file: unique, >= 0, gaps allowed.
-    type: (n,) int64, SWC types as read: 1 soma, 2 axon, 3 basal dendrite, 4 apical dendrite; others are kept and have `label` UNKNOWN.
-    position_zyx_um: (n, 3) float64, exactly the decimals of the file.
-    radius_um: (n,) float64, >= 0, as traced; axon radii of Allen files are placeholders.
-    parent: (n,) int64, INDEX of the parent in these arrays, or -1 for a root.
-    findings: what is odd about the file but leaves it readable.
+    - node_id: (n,) int64, the ids of the file: unique, >= 0, gaps allowed.
+    - type: (n,) int64, SWC types as read: 1 soma, 2 axon, 3 basal dendrite, 4 apical dendrite; others are kept and have `label` UNKNOWN.
+    - position_zyx_um: (n, 3) float64, exactly the decimals of the file.
+    - radius_um: (n,) float64, >= 0, as traced; axon radii of Allen files are placeholders.
+    - parent: (n,) int64, INDEX of the parent in these arrays, or -1 for a root.
+    - findings: what is odd about the file but leaves it readable.
 
     Two skeletons are equal when their five arrays are. Whatever is numbered (trees, stretches) is numbered by node id, so that an
     answer never depends on the order of the lines.

@@ -23,9 +23,9 @@ type Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 class Grid:
     """A regular voxel grid in micrometres.
 
-    shape_zyx: voxels per axis, all >= 1.
-    voxel_size_zyx_um: spacing of voxel centres in um, all > 0.
-    origin_zyx_um: the centre of voxel (0, 0, 0) in um.
+    - shape_zyx: voxels per axis, all >= 1.
+    - voxel_size_zyx_um: spacing of voxel centres in um, all > 0.
+    - origin_zyx_um: the centre of voxel (0, 0, 0) in um.
 
     Raises GridError for a shape, size or origin that is not a grid.
     """

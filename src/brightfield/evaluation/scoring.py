@@ -51,9 +51,10 @@ class VoxelScore:
 class TraceScore:
     """How a trace fits, adding up over cells. Lengths in um.
 
-    true_um, found_um: true path that may be scored, and how much of it the trace finds. right_um, wrong_um: traced path that lies on the
-    truth and that does not, of the types whose absence is known. traced_um, against_um, n_bifurcations_traced, n_bifurcations: what is
-    traced and what is true, where both can be compared (all types known, or some and those on the truth).
+    - true_um, found_um: true path that may be scored, and how much of it the trace finds.
+    - right_um, wrong_um: traced path that lies on the truth and that does not, of the types whose absence is known.
+    - traced_um, against_um, n_bifurcations_traced, n_bifurcations: what is traced and what is true, where both can be compared (all types
+      known, or some and those on the truth).
     """
 
     true_um: float = 0.0
@@ -116,7 +117,10 @@ class CellScore:
 class Options:
     """How predictions are read and matched.
 
-    threshold: values above it are foreground (None: codes). unit: of traces, um or voxels. tolerance_um: how far a path may be off.
+    - threshold: values above it are foreground (None: codes).
+    - unit: of traces, um or voxels.
+    - tolerance_um: how far a path may be off.
+
     Raises ConfigError for numbers that make no sense.
     """
 

@@ -28,12 +28,13 @@ _ELASTIC_LIMIT = 1 / 12
 class Augment:
     """How far augmentation may go. Every number at 0 (or False) switches its part off.
 
-    flip, quarter_turns: each of the axes, with even chances; turns by 90 degrees only where the patch and its pixels are square.
-    warp: share of patches that are rotated by up to `rotate_deg`, zoomed by up to a factor of ``1 + zoom`` either way, and deformed by up
-    to `elastic_um` at knots `elastic_spacing_um` apart.
-    gain: absorbance is multiplied by up to ``1 + gain`` either way. tilt_per_100_um: brightness changes by up to this share over 100 um.
-    defocus: share of patches that are blurred in the plane by a Gaussian of up to `defocus_um`.
-    missing_plane: share of patches that lose a plane: background in the image, unknown in the labels.
+    - flip, quarter_turns: each of the axes, with even chances; turns by 90 degrees only where the patch and its pixels are square.
+    - warp: share of patches that are rotated by up to `rotate_deg`, zoomed by up to a factor of ``1 + zoom`` either way, and deformed by
+      up to `elastic_um` at knots `elastic_spacing_um` apart.
+    - gain: absorbance is multiplied by up to ``1 + gain`` either way.
+    - tilt_per_100_um: brightness changes by up to this share over 100 um.
+    - defocus: share of patches that are blurred in the plane by a Gaussian of up to `defocus_um`.
+    - missing_plane: share of patches that lose a plane: background in the image, unknown in the labels.
     """
 
     flip: bool = True

@@ -40,12 +40,13 @@ def rasterize(
 ) -> NDArray[Any]:
     """The voxels of a skeleton on a grid, or on a window of it: a dense array of the window's shape (z, y, x).
 
-    kind: ``inside`` uint8 0 or 1; ``semantic`` uint8 codes of `codes.Label`; ``centerline`` the same codes along the axes only, one voxel
-    wide; ``distance`` float32 um to the surface, negative inside, clipped to +-`band_um`.
-    r_min_um: floor of radii, um. soma_edges: see `cones.cones_of`. connect: 26 or 6 adds the voxel line that makes one component of each
-    tree, None does not (`centerline`: None means 26; `distance` is geometry and has no line).
-    window: half-open voxel box ((z0, z1), (y0, y1), (x0, x1)) of the grid; gives exactly the voxels of the whole. threads: default all
-    cores; changes nothing but the time.
+    - kind: ``inside`` uint8 0 or 1; ``semantic`` uint8 codes of `codes.Label`; ``centerline`` the same codes along the axes only, one
+      voxel wide; ``distance`` float32 um to the surface, negative inside, clipped to +-`band_um`.
+    - r_min_um: floor of radii, um. soma_edges: see `cones.cones_of`.
+    - connect: 26 or 6 adds the voxel line that makes one component of each tree, None does not (`centerline`: None means 26; `distance`
+      is geometry and has no line).
+    - window: half-open voxel box ((z0, z1), (y0, y1), (x0, x1)) of the grid; gives exactly the voxels of the whole.
+    - threads: default all cores; changes nothing but the time.
 
     ``rasterize(skeleton, grid, "inside", r_min_um=0.0, soma_edges="taper", connect=None)`` is the bare definition in `cones`.
     Raises GridError for a window that is not in the grid.
