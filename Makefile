@@ -8,6 +8,8 @@ PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 # PyTorch has an environment of its own: nothing else needs it, and with CUDA it takes 5 GB.
 LEARN := .venv-learn
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+# Bytecode is kept the first time that a module is imported: compiling all 2 GB of packages costs a minute, what is used costs seconds.
+export PYTHONDONTWRITEBYTECODE :=
 # An interpreter that really runs (version managers leave stubs on the PATH); empty: uv finds or fetches one.
 PYTHON := $(shell for candidate in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python; do \
 	"$$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$candidate" && break; done)
@@ -57,7 +59,7 @@ clean: ## remove the environment and the work cache, never data
 
 $(READY): requirements.lock pyproject.toml | $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python "$(or $(PYTHON),>=3.12,<3.14)" $(VENV)
-	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	touch $@
 
