@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brightfield.core.errors import BrightfieldError, CheckError, ConfigError
+from brightfield.core.urls import public_text
 from brightfield.core.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrightfieldError as error:
         if words.verbose:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {public_text(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError) as error:  # a full disk, no permission, no memory: the world's fault wherever it is met
         if words.verbose:
             raise
-        print(f"error: {_in_words(error)}; -v shows where", file=sys.stderr)
+        print(f"error: {public_text(_in_words(error))}; -v shows where", file=sys.stderr)
         return BrightfieldError.exit_code
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from brightfield.config.compose import assignment, check, compose, dump, require_fresh, write_params
+from brightfield.config.compose import assignment, check, compose, dump, register, require_fresh, write_params
 from brightfield.config.params import load, plain
 from brightfield.config.validate import validate
 from brightfield.core.errors import ConfigError
@@ -125,6 +125,22 @@ def test_a_file_in_conf_is_read_as_strictly_as_params_yaml(root: Path, text: str
     (root / "conf" / "labels" / "semantic.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
         compose([], root)
+
+
+def test_what_the_environment_holds_is_not_written_into_params_yaml(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUSH", "hush4711")
+    override = "source.base_url=${oc.env:HUSH}"
+    with pytest.raises(ConfigError, match=r"oc\.env:HUSH.*params\.yaml, which is in git") as refused:
+        compose([override], root)
+    assert "hush4711" not in str(refused.value)
+    with pytest.raises(Exception, match=r"oc\.env:HUSH.*which is in git"):
+        dvc_compose(root, monkeypatch, override)
+    register()
+    assert OmegaConf.to_container(OmegaConf.create({"meta": {}, "a": "${oc.env:HUSH}", "b": "${oc.env:NOT_SET,7}"}), resolve=True) == {
+        "meta": {},
+        "a": "hush4711",  # other people's configurations in this environment are theirs
+        "b": "7",
+    }
 
 
 def test_a_file_in_conf_is_judged_too(root: Path) -> None:

@@ -28,6 +28,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env as oc_env
 from yaml import YAMLError
 
 from brightfield.config.options import Config
@@ -49,6 +50,7 @@ def register() -> None:
     """Make the typed base configuration and the seal known to Hydra in this process."""
     ConfigStore.instance().store(name="brightfield_options", node=Config)
     OmegaConf.register_new_resolver(_SEAL, _seal, replace=True)
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def compose(overrides: Sequence[str] = (), root: Path | str = ".") -> Config:
@@ -132,6 +134,14 @@ def _seal(*, _root_: DictConfig) -> list[str]:
         defaults = _validated(_compose(_without_local(conf), conf), f"{CONF_DIR}/")
     base, values = flat(defaults), flat(config)
     return [assignment(key, value) for key, value in values.items() if value != base[key] and not key.startswith("meta.")]
+
+
+def _environment(name: str, *default: Any, _root_: DictConfig) -> Any:
+    """OmegaConf's own resolver, but not for our options: `params.yaml`, where the value would stand in clear, is in git."""
+    meta = OmegaConf.to_container(_root_, resolve=False).get("meta")  # type: ignore[union-attr]
+    if isinstance(meta, dict) and _SEAL in str(meta.get("overrides")):
+        raise ConfigError(f"${{oc.env:{name}}} would write what the environment holds into {PARAMS_FILE}, which is in git: write the value")
+    return oc_env(name, *default)
 
 
 def _validated(groups: Any, origin: str) -> Config:

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
+from brightfield.core.urls import is_public
 from brightfield.core.yaml import parse_yaml
 
 MAX_SHARD_VOXELS = 2**30
@@ -197,14 +198,10 @@ def _place_rules(config: Config) -> Iterator[str]:
         if getattr(source, key) and not is_own:
             yield f"source.{key} is for your own stacks, and the source is {source.kind}: add source=folder, or leave source.{key} out"
     for key in ("path", "metadata", "base_url"):
-        if _has_secret(getattr(source, key)):
-            yield (
-                f"source.{key} carries a password or a signature, and params.yaml is in git; leave it out: credentials are found in the "
-                "environment and in the cloud's own configuration (see docs/how-to/own-stacks.md)"
-            )
+        yield from _secret_rule(f"source.{key}", getattr(source, key))
     if source.kind is SourceKind.allen and not source.base_url:
         yield "source=allen needs source.base_url: the address of the service or of a mirror"
-    if source.base_url and not _is_web_address(source.base_url):
+    if source.base_url and is_public(source.base_url) and not _is_web_address(source.base_url):
         yield f"source.base_url = {source.base_url!r}: an http:// or https:// address with a host and perhaps a port, or empty"
 
 
@@ -216,12 +213,12 @@ def _is_web_address(url: str) -> bool:
         return False
 
 
-def _has_secret(url: str) -> bool:
-    try:
-        address = urlsplit(url)
-    except ValueError:
-        return "@" in url
-    return bool(address.scheme and (address.password or address.query))
+def _secret_rule(key: str, url: str) -> Iterator[str]:
+    if not is_public(url):
+        yield (
+            f"{key} carries a password, a token or a signature, or what could be one, and params.yaml is in git; leave it out: "
+            "credentials are found in the environment and in the cloud's own configuration (see docs/how-to/own-stacks.md)"
+        )
 
 
 def _id_rules(source: SourceConfig) -> Iterator[str]:
@@ -292,6 +289,7 @@ def _patch_rules(config: Config) -> Iterator[str]:
 
 
 def _compute_rules(config: Config) -> Iterator[str]:
+    yield from _secret_rule("compute.address", config.compute.address)
     place = PurePath(config.compute.work_dir)
     if not place.parts or ".." in place.parts or place == PurePath(place.anchor) or place.parts[0] in _NOT_FOR_WORK:
         yield (

@@ -276,6 +276,17 @@ def test_files_are_the_bytes_of_the_service(client: HttpClient, mirror: Mirror) 
     )
 
 
+def test_no_file_is_fetched_from_another_host_or_port(client: HttpClient, mirror: Mirror) -> None:
+    source = AllenSource(client, mirror.base_url)
+    assert source.file(f"{mirror.base_url}/api/v2/well_known_file_download/1901") == mirror.catalog.file(1901)
+    with serve(small_catalog(*CELLS)) as other:
+        port = other.base_url.rpartition(":")[2]
+        for link in (other.base_url, f"http://localhost:{port}", f"http://h@127.0.0.1:{port}", "file:///etc", "//127.0.0.1"):
+            with pytest.raises(TransferError):
+                source.file(f"{link}/api/v2/well_known_file_download/1901")
+        assert not other.requests
+
+
 def test_a_file_that_is_not_there_is_absent(client: HttpClient, mirror: Mirror) -> None:
     with pytest.raises(TransferError) as caught:
         AllenSource(client, mirror.base_url).file("/api/v2/well_known_file_download/5")

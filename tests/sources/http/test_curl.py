@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,28 +111,28 @@ def test_https_is_believed_only_with_a_certificate_that_is_trusted(
 ) -> None:
     server = serve(ok(), a_certificate(tmp_path))
     with pytest.raises(Broken, match="TLS failed"):
-        Connection(5, LARGEST).get(f"https://127.0.0.1:{server.port}/")
+        Connection(5).get(f"https://127.0.0.1:{server.port}/", LARGEST)
     assert server.lines == []
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-    assert Connection(5, LARGEST).get(f"https://127.0.0.1:{server.port}/").body == b"pixels"
+    assert Connection(5).get(f"https://127.0.0.1:{server.port}/", LARGEST).body == b"pixels"
     with pytest.raises(Broken, match="TLS failed"):  # the certificate is for another name
-        Connection(5, LARGEST).get(f"https://localhost:{server.port}/")
+        Connection(5).get(f"https://localhost:{server.port}/", LARGEST)
 
 
 def test_a_kept_connection_that_the_server_closed_costs_a_new_one_and_no_error(serve: Callable[..., Server]) -> None:
     server = serve(ok())
-    connection = Connection(5, LARGEST)
+    connection = Connection(5)
     for _ in range(3):
-        connection.get(f"http://127.0.0.1:{server.port}/a")
+        connection.get(f"http://127.0.0.1:{server.port}/a", LARGEST)
     assert server.connections == 1
     server.answers = lambda _: ok()(b"") if server.connections > 1 else None
-    assert connection.get(f"http://127.0.0.1:{server.port}/b").status == 200
+    assert connection.get(f"http://127.0.0.1:{server.port}/b", LARGEST).status == 200
     assert server.connections == 2
 
 
 def test_an_address_is_sent_with_what_must_not_stand_in_it_encoded_once(serve: Callable[..., Server]) -> None:
     server = serve(ok())
-    Connection(5, LARGEST).get(f"http://127.0.0.1:{server.port}/query.json?q=model::A,rma::criteria,[name$eq'a b%20ü']")
+    Connection(5).get(f"http://127.0.0.1:{server.port}/query.json?q=model::A,rma::criteria,[name$eq'a b%20ü']", LARGEST)
     assert server.lines == [b"GET /query.json?q=model::A,rma::criteria,%5Bname$eq'a%20b%20%C3%BC'%5D HTTP/1.1\r\n"]
 
 
@@ -139,7 +141,7 @@ def test_an_address_is_sent_with_what_must_not_stand_in_it_encoded_once(serve: C
 )
 def test_what_is_no_web_address_is_refused_for_good(url: str) -> None:
     with pytest.raises(Broken, match="not a URL") as raised:
-        Connection(1, LARGEST).get(url)
+        Connection(1).get(url, LARGEST)
     assert raised.value.final
 
 
@@ -148,15 +150,46 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large(serve: Callable[..., Serve
     length = b"Content-Length: %d\r\n" % (LARGEST + 1) if said else b"Connection: close\r\n"
     server = serve(lambda _: b"HTTP/1.1 200 OK\r\n" + length + b"\r\n" + bytes(LARGEST + 1))
     with pytest.raises(Broken, match=f"body larger than {LARGEST} bytes") as raised:
-        Connection(5, LARGEST).get(f"http://127.0.0.1:{server.port}/")
+        Connection(5).get(f"http://127.0.0.1:{server.port}/", LARGEST)
     assert raised.value.final
+
+
+def test_an_answer_that_takes_too_long_for_its_size_is_given_up_however_lively_it_is(serve: Callable[..., Server]) -> None:
+    server = serve(lambda _: None)
+
+    def drip(plain: socket.socket) -> None:
+        with plain, contextlib.suppress(OSError):
+            plain.recv(1000)
+            plain.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(100):
+                plain.sendall(bytes(1000))  # 20 kB/s: no stall
+                time.sleep(0.05)
+
+    server._answer = drip  # type: ignore[method-assign]
+    started = time.monotonic()
+    with pytest.raises(Broken, match=r"not here after 2 s") as raised:
+        Connection(0.5).get(f"http://127.0.0.1:{server.port}/", 100_000)  # 0.5 s and 100 kB at 64 kB/s
+    assert 1.5 < time.monotonic() - started < 4
+    assert not raised.value.final
+
+
+def test_a_body_in_the_smallest_pieces_takes_no_more_memory_than_its_bytes(serve: Callable[..., Server]) -> None:
+    n = 200_000
+    server = serve(lambda _: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * n + b"0\r\n\r\n")
+    connection = Connection(5)
+    tracemalloc.start()
+    try:
+        assert connection.get(f"http://127.0.0.1:{server.port}/", LARGEST).body == b"x" * n
+        assert tracemalloc.get_traced_memory()[1] < 20 * n  # the server's own text is 6 n, sent and held; a list of pieces took 41 n
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("answer", [b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nab", b"\0" * 100])
 def test_what_is_no_http_is_a_broken_connection_that_may_be_better_next_time(serve: Callable[..., Server], answer: bytes) -> None:
     server = serve(lambda _: answer)
     with pytest.raises(Broken, match="connection broken") as raised:
-        Connection(1, LARGEST).get(f"http://127.0.0.1:{server.port}/")
+        Connection(1).get(f"http://127.0.0.1:{server.port}/", LARGEST)
     assert not raised.value.final
 
 
@@ -164,15 +197,15 @@ def test_the_environments_proxy_is_asked_except_for_this_machine(serve: Callable
     proxy, server = serve(ok(b"by proxy")), serve(ok(b"directly"))
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.setenv("no_proxy", "inside.example")
-    connection = Connection(5, LARGEST)
-    assert connection.get("http://outside.example/a").body == b"by proxy"
+    connection = Connection(5)
+    assert connection.get("http://outside.example/a", LARGEST).body == b"by proxy"
     assert proxy.lines == [b"GET http://outside.example/a HTTP/1.1\r\n"]
-    assert connection.get(f"http://127.0.0.1:{server.port}/a").body == b"directly"
+    assert connection.get(f"http://127.0.0.1:{server.port}/a", LARGEST).body == b"directly"
 
 
 def test_what_a_server_writes_in_other_encodings_is_no_failure(serve: Callable[..., Server]) -> None:
     server = serve(lambda _: b"HTTP/1.1 502 Bad\r\nContent-Type: text/html; charset=\xfc\r\nContent-Length: 0\r\n\r\n")
-    reply = Connection(5, LARGEST).get(f"http://127.0.0.1:{server.port}/")
+    reply = Connection(5).get(f"http://127.0.0.1:{server.port}/", LARGEST)
     assert (reply.status, reply.content_type) == (502, "text/html; charset=ü")
 
 
@@ -180,20 +213,20 @@ def test_the_proxy_of_one_scheme_is_not_that_of_the_other(serve: Callable[..., S
     proxy = serve(ok(b"by proxy"))
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.delenv("http_proxy", raising=False)
-    connection = Connection(1, LARGEST)
+    connection = Connection(1)
     with pytest.raises(Broken):
-        connection.get("http://outside.invalid/")
+        connection.get("http://outside.invalid/", LARGEST)
     assert proxy.lines == []
     with pytest.raises(Broken):
-        connection.get("https://outside.invalid/")
+        connection.get("https://outside.invalid/", LARGEST)
     assert proxy.lines == [b"CONNECT outside.invalid:443 HTTP/1.1\r\n"]
 
 
 def test_a_kept_connection_is_aborted_whatever_was_asked_elsewhere_meanwhile(serve: Callable[..., Server]) -> None:
     first, second = serve(ok()), serve(ok())
-    connection = Connection(30, LARGEST)
+    connection = Connection(30)
     for server in (first, second):
-        connection.get(f"http://127.0.0.1:{server.port}/")
+        connection.get(f"http://127.0.0.1:{server.port}/", LARGEST)
     silent = threading.Event()
 
     def say_nothing(_: bytes) -> None:
@@ -203,7 +236,7 @@ def test_a_kept_connection_is_aborted_whatever_was_asked_elsewhere_meanwhile(ser
     threading.Timer(0.5, connection.abort).start()
     started = time.monotonic()
     with ThreadPoolExecutor(1) as other:
-        asked = other.submit(connection.get, f"http://127.0.0.1:{first.port}/")
+        asked = other.submit(connection.get, f"http://127.0.0.1:{first.port}/", LARGEST)
         assert isinstance(asked.exception(), Broken)
     silent.set()
     assert time.monotonic() - started < 10
@@ -214,7 +247,7 @@ def test_ctrl_c_is_heard_while_a_server_is_silent(tmp_path: Path) -> None:
         lines = [
             "from brightfield.sources.http.curl import Connection",
             "print('asking', flush=True)",
-            f"Connection(60, 1000).get('http://127.0.0.1:{silent.getsockname()[1]}/')",
+            f"Connection(60).get('http://127.0.0.1:{silent.getsockname()[1]}/', 1000)",
         ]
         process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
         assert process.stdout is not None

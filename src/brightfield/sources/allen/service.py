@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Crop, Plane
 from brightfield.core.errors import SourceError, StackError, TransferError
-from brightfield.core.urls import public_url
+from brightfield.core.urls import public_url, same_origin
 from brightfield.sources.allen.picture import decode_picture
 from brightfield.sources.allen.records import (
     IDS_PER_QUERY,
+    PICTURE_BYTES_PER_PX,
+    PICTURE_HEAD_BYTES,
     PICTURE_MAX_PX,
     PICTURE_PATH,
     ROWS_PER_PAGE,
@@ -77,8 +79,12 @@ class AllenSource:
         )
 
     def file(self, url: str) -> bytes:
-        """The bytes of the SWC or marker file at `url`, relative to the base URL or absolute."""
-        return self._client.get(self._url + url if url.startswith("/") else url, verify=_text_body)
+        """The bytes of the SWC or marker file at `url`: a path below the base URL, or an address of the same host and port."""
+        address = self._url + url if url.startswith("/") else url
+        if not same_origin(self._url, address):
+            reason = f"the file's link leads away from {self.base_url}"
+            raise TransferError(f"{public_url(address)}: {reason}: nothing is fetched from elsewhere", reason=reason)
+        return self._client.get(address, verify=_text_body)
 
     def pixels(self, cell: Cell, crop: Crop) -> NDArray[np.uint8]:
         """The pixels of a crop, uint8, shape `crop.shape_yx`: decoded whole and of the size that was asked for."""
@@ -113,7 +119,8 @@ class AllenSource:
             height=crop.height,
             quality=self._quality,
         )
-        return self._client.get(url, verify=lambda answer: decode_picture(answer, crop.shape_yx))
+        largest = PICTURE_BYTES_PER_PX * crop.shape_yx[0] * crop.shape_yx[1] + PICTURE_HEAD_BYTES
+        return self._client.get(url, verify=lambda answer: decode_picture(answer, crop.shape_yx), max_body_bytes=largest)
 
     @cached_property
     def _api(self) -> CellTypesApi:

@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 
 from brightfield.config.options import ComputeConfig
 from brightfield.core.errors import TransferError
-from brightfield.core.urls import public_url
+from brightfield.core.urls import public_url, same_origin
 from brightfield.sources.http.curl import Broken, Connection, Reply
 
-MAX_BODY_BYTES = 512 * 2**20
-"""No answer of the services that we know comes near; more than this is a mistake, ours or theirs."""
+MAX_BODY_BYTES = 64 * 2**20
+"""No table or file of the services that we know comes near; more than this is a mistake, ours or theirs."""
+
+MAX_HELD_BYTES = 512 * 2**20
+"""What the answers of all connections may take together; requests wait while others might fill it."""
 
 _GONE = {404: 3, 410: 2}  # how often a server must say so: behind a load balancer it may say 404 for something it has
 _TRANSIENT = frozenset({408, 425, 429})
@@ -81,18 +84,41 @@ class _Bucket:
             return max(0.0, -self._tokens / self._rate)
 
 
+class _Room:
+    """Memory that requests hold while they are under way, in the order in which they ask."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._total = self._free = n_bytes
+        self._turn = threading.Lock()  # so that small requests never keep a large one waiting for ever
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, n_bytes: int) -> Iterator[None]:
+        n_bytes = min(n_bytes, self._total)
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._free >= n_bytes)
+            self._free -= n_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += n_bytes
+                self._changed.notify_all()
+
+
 class HttpClient:
     """Fetch URLs from any number of threads; close it (or use `with`) to release connections and stop waiting threads.
 
     options: `connections` (requests in flight at once), `requests_per_second` (per host, 0 for no limit), `timeout_s` (for connecting, and
     of silence, in whole seconds, rounded up), `retries` (per request), `retry_budget_s` (waiting between attempts, all requests together).
+    max_held_bytes: of all answers together.
     """
 
-    def __init__(self, options: ComputeConfig | None = None, *, backoff_s: float = BACKOFF_S, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, options: ComputeConfig | None = None, *, backoff_s: float = BACKOFF_S, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self.options = options or ComputeConfig()
         self._backoff_s = backoff_s
         self.traffic = Traffic()
-        self._max_body_bytes = max_body_bytes
+        self._room = _Room(max_held_bytes)
         self._slots = threading.BoundedSemaphore(self.options.connections)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -117,11 +143,12 @@ class HttpClient:
             for connection in self._busy:
                 connection.abort()
 
-    def get[T](self, url: str, *, verify: Callable[[Answer], T]) -> T:
+    def get[T](self, url: str, *, verify: Callable[[Answer], T], max_body_bytes: int = MAX_BODY_BYTES) -> T:
         """What `verify` makes of the answer to a GET of `url`.
 
         verify: looks at a complete HTTP 200 answer and returns what it is good for (the decoded pixels, the parsed JSON, `answer.body`);
         it raises TransferError for an answer that is not to be believed, which then counts as a failed attempt and is retried.
+        max_body_bytes: a larger answer is refused, and one that takes longer than so much would over a slow line is given up.
 
         Raises TransferError with the URL (credentials removed), the attempts made and the last reason; `absent` is set when the server
         insisted that the resource does not exist.
@@ -130,7 +157,8 @@ class HttpClient:
         while True:
             attempt += 1
             try:
-                return verify(self._fetch(url))
+                with self._room.hold(max_body_bytes):
+                    return verify(self._fetch(url, max_body_bytes))
             except TransferError as unbelievable:
                 failure = _Failure(unbelievable.reason)
             except _Failure as error:
@@ -140,22 +168,22 @@ class HttpClient:
                 raise _given_up(url, attempt, str(failure), absent=bool(failure.gone))
             self._pause(url, attempt, failure)
 
-    def _fetch(self, url: str) -> Answer:
+    def _fetch(self, url: str, max_body_bytes: int) -> Answer:
         """One attempt, following redirects within the host."""
         for _ in range(_MAX_REDIRECTS):
-            answer = self._ask(url)
+            answer = self._ask(url, max_body_bytes)
             if isinstance(answer, Answer):
                 return answer
             url = answer
         raise _Failure("redirected in a circle")
 
-    def _ask(self, url: str) -> Answer | str:
+    def _ask(self, url: str, max_body_bytes: int) -> Answer | str:
         """The answer, or the URL of the same host that the server redirects to."""
         self._sleep(self._bucket(urlsplit(url).netloc).take())
         with self._connection() as connection:
             self._count(requests=1)
             try:
-                reply = connection.get(url)
+                reply = connection.get(url, max_body_bytes)
             except Broken as broken:
                 raise _Failure(str(broken), final=broken.final) from broken
         self._count(received=len(reply.body))
@@ -170,7 +198,7 @@ class HttpClient:
         """One of the connections, the last one that was used first; waits while all are in use."""
         with self._slots:
             with self._lock:
-                connection = self._idle.pop() if self._idle else Connection(self.options.timeout_s, self._max_body_bytes)
+                connection = self._idle.pop() if self._idle else Connection(self.options.timeout_s)
                 self._busy.add(connection)
             try:
                 self._sleep(0)
@@ -222,14 +250,7 @@ def _refusal(reply: Reply) -> _Failure:
 
 def _redirect(url: str, target: str) -> str:
     """Where to go next: only to the same host, and never from https back to http."""
-    here = urlsplit(url)
-    try:
-        there = urlsplit(target)
-        upgrade = here.scheme == "http" and there.scheme == "https" and here.port is None and there.port is None
-        stays = here.hostname == there.hostname and (upgrade or (here.scheme, here.port) == (there.scheme, there.port))
-    except ValueError as error:
-        raise _Failure("redirected to what is no URL", final=True) from error
-    if not stays:
+    if not same_origin(url, target):
         elsewhere = public_url(target) if target else "nowhere"
         raise _Failure(f"redirected elsewhere, to {elsewhere}; if that is right, set source.base_url to it", final=True)
     return target

@@ -6,6 +6,7 @@ What to make of an answer, and whether to ask again, is for `http/client.py` to 
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import re
@@ -21,6 +22,7 @@ import pycurl
 from brightfield.core.version import __version__
 
 _STALL_BYTES_PER_S = 1024  # slower than this for `timeout_s` is a stall, even when bytes trickle in
+_SLOWEST_BYTES_PER_S = 2**16  # an answer may take as long as the largest one that is allowed would at this pace, and `timeout_s`
 _BUFFER_BYTES = 2**19  # holds most tiles: libcurl hands over what has come in pieces of at most this
 _HEADERS = [f"User-Agent: brightfield/{__version__}", "Accept-Encoding: identity"]
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -65,15 +67,15 @@ class Reply:
 class Connection:
     """Asks one thing after the other, in one thread at a time, and keeps the connection to the host where it can.
 
-    timeout_s: for connecting, and of silence. max_body_bytes: a larger body is refused. Redirects are not followed. Proxies are those of
-    the environment; certificates are checked against the system's, or SSL_CERT_FILE and SSL_CERT_DIR.
+    timeout_s: for connecting, and of silence. Redirects are not followed. Proxies are those of the environment; certificates are checked
+    against the system's, or SSL_CERT_FILE and SSL_CERT_DIR.
 
     Any thread may `abort` what is asked. Where a kept connection turns out to be closed before a byte of the answer came, libcurl asks once
     more over a new one.
     """
 
-    def __init__(self, timeout_s: float, max_body_bytes: int) -> None:
-        self._max_body_bytes = max_body_bytes
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._curl = pycurl.Curl()
         self._proxies: dict[str, str] = {}
         self._sockets: list[socket.socket] = []  # our hold on those of the request under way
@@ -88,7 +90,6 @@ class Connection:
             pycurl.CONNECTTIMEOUT_MS: math.ceil(timeout_s * 1000),
             pycurl.LOW_SPEED_LIMIT: _STALL_BYTES_PER_S,
             pycurl.LOW_SPEED_TIME: math.ceil(timeout_s),
-            pycurl.MAXFILESIZE_LARGE: max_body_bytes,
             pycurl.OPENSOCKETFUNCTION: self._open_socket,
         }
         for variable, option in (("SSL_CERT_FILE", pycurl.CAINFO), ("SSL_CERT_DIR", pycurl.CAPATH)):
@@ -97,26 +98,29 @@ class Connection:
         for option, value in options.items():
             self._curl.setopt(option, value)
 
-    def get(self, url: str) -> Reply:
-        """The answer to a GET; raises Broken where none came, or not all of it."""
-        blocks: list[bytes] = []
+    def get(self, url: str, max_body_bytes: int) -> Reply:
+        """The answer to a GET; raises Broken where none came, or not all of it, or more than `max_body_bytes`, or not in their time."""
+        received = io.BytesIO()  # one buffer, however small the pieces are in which the body comes
+        longest_s = self._timeout_s + max_body_bytes / _SLOWEST_BYTES_PER_S
         try:
             self._curl.setopt(pycurl.URL, _quoted(url))
             self._curl.setopt(pycurl.PROXY, self._proxy(url))
         except ValueError as error:
             raise Broken("not a URL that can be fetched", final=True) from error
-        self._curl.setopt(pycurl.WRITEFUNCTION, blocks.append)
+        self._curl.setopt(pycurl.MAXFILESIZE_LARGE, max_body_bytes)
+        self._curl.setopt(pycurl.TIMEOUT_MS, math.ceil(longest_s * 1000))
+        self._curl.setopt(pycurl.WRITEFUNCTION, received.write)
         self._hold_kept()
         try:
             self._perform()
         except pycurl.error as error:
-            raise self._broken(error.args[0]) from error
+            raise self._broken(error.args[0], max_body_bytes, longest_s) from error
         finally:
             with self._lock:
                 while self._sockets:
                     self._sockets.pop().close()
-        body = b"".join(blocks)
-        blocks.clear()  # libcurl's handle still knows them
+        body = received.getvalue()
+        received.close()  # libcurl's handle still knows it
         return Reply(
             self._curl.getinfo(pycurl.RESPONSE_CODE),
             self._text(pycurl.CONTENT_TYPE),
@@ -177,12 +181,14 @@ class Connection:
             self._proxies[host] = _proxy_of(url)
         return self._proxies[host]
 
-    def _broken(self, code: int) -> Broken:
+    def _broken(self, code: int, max_body_bytes: int, longest_s: float) -> Broken:
         if code == pycurl.E_FILESIZE_EXCEEDED:
-            return Broken(f"body larger than {self._max_body_bytes} bytes", final=True)
+            return Broken(f"body larger than {max_body_bytes} bytes", final=True)
         if code == pycurl.E_URL_MALFORMAT:
             return Broken("not a URL that can be fetched", final=True)
         if code == pycurl.E_OPERATION_TIMEDOUT:
+            if self._curl.getinfo(pycurl.TOTAL_TIME) >= longest_s:
+                return Broken(f"not here after {longest_s:.0f} s")
             return Broken("stalled" if self._curl.getinfo(pycurl.PRETRANSFER_TIME) else "could not connect in time")
         return Broken(_REASONS.get(code, "connection broken"))
 
