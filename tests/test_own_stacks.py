@@ -60,6 +60,7 @@ def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) 
         shutil.copy(REPOSITORY / name, tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     script = "\n".join(["set -eu", DVC, *blocks]).replace("source=folder", f"source=folder {SMALL}")
+    script = script.replace("source.path=stacks", f"source.path={tmp_path}/stacks")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -69,6 +70,13 @@ def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) 
     assert cells["layer"].to_dict() == {"a": "5", "b": "2/3", "c": "4", "d": "4"}
     assert (tmp_path / "look.png").is_file()
     assert (tmp_path / "reports" / "report.html").is_file()
+    published = [path for folder in ("data", "reports") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert {"README.md", "report.html", "manifest.parquet", "zarr.json"} <= {path.name for path in published}
+    assert [path for path in published if str(tmp_path) in _text_of(path)] == []
+
+
+def _text_of(path: Path) -> str:
+    return pd.read_parquet(path).to_csv() if path.suffix == ".parquet" else path.read_text(encoding="utf-8", errors="replace")
 
 
 def test_every_message_on_the_page_is_one_that_the_code_gives() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from brightfield.core.space import Grid
 from brightfield.core.swc import read_swc
 from brightfield.raster import topology as connectivity
 from brightfield.raster.cones import balls, cones_of, shell_spans_of, spans_of
+from brightfield.raster.lines import lines_of
 from brightfield.raster.runs import paint, union, voxels_by_value
 from brightfield.raster.voxels import label_runs, rasterize
 from brightfield.testing.grids import grids_within, windows
@@ -342,3 +344,34 @@ def test_real_trees_are_one_component_each_on_every_grid(shared_data, connect):
         for size in GOAL_GRIDS:
             found = connectivity.topology(skeleton, real_grid(skeleton, size), connect=connect)
             assert found.n_components_by_tree == (1,) * skeleton.n_trees, (path.name, size)
+
+
+# ------------------------------------------------------------------------------------------------------------------ far away
+
+
+@pytest.mark.parametrize("connect", [6, 26])
+@pytest.mark.parametrize(
+    "towards", [(0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.3, -0.5, 0.7), (-0.01, 0.02, 1.0), (0.5, 0.5, 0.5)]
+)
+def test_a_line_through_the_grid_costs_what_lies_in_it_however_long_it_is(connect, towards):
+    grid, middle = Grid((20, 60, 50), (0.25, 0.125, 0.125)), np.array([2.5, 3.75, 3.125])
+
+    def line(length_um: float) -> np.ndarray:
+        ends = middle + length_um * np.array([[-1.0], [1.0]]) * np.array(towards)
+        return paint(union(lines_of(cones_of(tree(ends, [0.1, 0.1])), grid, connect), 1), grid.window)
+
+    near = line(2.0**5)
+    tracemalloc.start()
+    try:
+        far = line(2.0**23)  # as many steps as fill gigabytes; so far out, a few voxels are taken for their neighbours
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert near.any()
+    assert np.count_nonzero(far != near) <= 0.05 * np.count_nonzero(near)
+
+
+def test_a_tube_of_a_kilometre_fills_the_grid():
+    grid = Grid((20, 60, 50), (0.25, 0.125, 0.125))
+    assert rasterize(tree([(2.0, 2.0, 2.0), (2.0, 2.0, 3.0)], [1e9, 0.1], [1, 3]), grid).all()
+    assert rasterize(tree([(2.0, 2.0, 2.0), (1e7, 2.0, 3.0)], [1.0, 1e6], [3, 3]), grid).any()

@@ -95,14 +95,20 @@ def test_a_version_can_be_had_and_imported_by_tag(origin: Path, server: Server, 
     study.mkdir()
     command(study, "git", "init", "-q")
     command(study, "dvc", "init", "-q")
-    settings = tmp_path / "team.config"
-    settings.write_text("".join(["['remote \"team\"']\n", *(f"    {key} = {value}\n" for key, value in server.private.items())]))
-    words = [str(origin), "data/images", "--rev", "v1.0.0", "--remote-config"]
-    pairs = [f"{key}={value}" for key, value in server.private.items()]
-    command(study, "dvc", "get", "-o", "got", "--remote", "team", *words, *pairs)
-    command(study, "dvc", "import", "-o", "imported", "--remote", "team", *words, *pairs)
+    words = [str(origin), "data/images", "--rev", "v1.0.0", "--remote", "team"]
+    command(study, "dvc", "remote", "add", "--global", "team", server.url)
+    try:
+        for key, value in server.private.items():
+            command(study, "dvc", "remote", "modify", "--global", "team", key, value)
+        command(study, "dvc", "get", "-o", "got", *words)
+        command(study, "dvc", "import", "-o", "imported", *words)
+    finally:
+        command(study, "dvc", "remote", "remove", "--global", "team")
     assert {path.name for path in (study / "got").iterdir()} == {"1.zarr", "2.zarr", "3.zarr"}
     assert {path.name for path in (study / "imported").iterdir()} == {"1.zarr", "2.zarr", "3.zarr"}
+    committed = (study / "imported.dvc").read_text()
+    assert yaml.safe_load(committed)["deps"][0]["repo"].keys() == {"url", "rev", "rev_lock", "remote"}
+    assert not [key for key in server.private if f"{key}:" in committed]
 
 
 def test_a_range_of_one_file_is_read_where_it_lies(clone: Path) -> None:

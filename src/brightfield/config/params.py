@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from enum import Enum
@@ -18,10 +19,17 @@ from brightfield.core.yaml import read_yaml
 
 
 def source_name(source: SourceConfig) -> str:
-    """What the tables call the source: its URL or path, or `demo`, whose mirror has another port each time."""
+    """What makes a source another one: its URL or path, or `demo`, whose mirror has another port each time. For keys."""
     if source.kind == SourceKind.demo:
         return "demo"
     return public_url(source.base_url if source.kind == SourceKind.allen else source.path)
+
+
+def published_name(source: SourceConfig) -> str:
+    """What tables, card, report and volumes call the source: `source_name`, but a path on somebody's disk is told to nobody."""
+    name = source_name(source)
+    is_own = source.kind in (SourceKind.folder, SourceKind.challenge)
+    return "own stacks" if is_own and not re.match(r"(?!file:|local:)[A-Za-z][\w+.-]*://", name.rpartition("::")[2]) else name
 
 
 def load(params_path: Path | str) -> Config:

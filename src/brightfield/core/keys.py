@@ -12,6 +12,7 @@ from pathlib import Path
 
 from brightfield.core.files import write_json
 from brightfield.core.layout import keys_file
+from brightfield.core.urls import public_text
 
 BY_CELL = ("skeletons", "download", "align", "rasterize", "manifest")
 """Steps that work cell by cell, in order; each has its own file."""
@@ -55,6 +56,6 @@ def _read(root: Path, stage: str) -> dict[str, str]:
 
 def _lasting(reason: str, root: Path) -> str:
     """A reason without what differs from run to run or is nobody's business: hosts, folders of this machine, counts of attempts."""
-    reason = " ".join(reason.replace(f"{root.resolve()}/", "").split())
+    reason = " ".join(public_text(reason).replace(f"{root.resolve()}/", "").split())
     reason = re.sub(r"https?://[^/\s]+| \(\d+ attempts?\)", "", reason)
     return re.sub(r"(?<![\w.:/])/(?:[^\s:'\"/]+/)*(?=[^\s/])", "", reason)

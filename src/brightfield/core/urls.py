@@ -14,7 +14,7 @@ _PICTURES = ("downsample", "left", "top", "width", "height", "quality")
 _HARMLESS = frozenset((*_QUERIES, *_PICTURES, "versionId"))
 """Parameters of a query whose values are shown: those of the Allen service, and an object's version."""
 
-_HOST = re.compile(r"(?:[^@:\s]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+_HOST = re.compile(r"(?:[^@:\s;=&\\]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _SSH_USER = re.compile(r"^((?:ssh|sftp|scp)://)[\w.-]+@")  # a name to log in with, no secret
 _IN_TEXT = re.compile(r"[A-Za-z][\w.+:-]*://[^\s'\"<>]*[^\s'\"<>.,:;)]")
 
@@ -68,7 +68,7 @@ def _parts(url: str) -> list[str]:
 def _public(part: str) -> str:
     scheme, mark, rest = part.partition("://")
     if not mark:  # a path; or user:password@host:path, as scp has it
-        return re.sub(r"^[^/]*@(?=[^/]*:)|^[^/]*:[^/]*@", "", part)
+        return re.sub(r"^[^/]*@(?=[^/]*:)|(?:(?<=^//)|(?<=/)[^/]*:|^[^/]*:)[^/]*@", "", part)
     address, fragment, _ = rest.partition("#")
     place, question, query = address.partition("?")
     authority, slash, path = place.partition("/")

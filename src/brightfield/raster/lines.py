@@ -36,7 +36,8 @@ def lines_of(cones: Cones, grid: Grid, connect: int, window: Window | None = Non
     geometry = cones.geometry[near]
     ends = np.stack([grid.to_voxel(geometry[:, :3]), grid.to_voxel(geometry[:, 4:7])], axis=1)
     index = np.floor(ends + 0.5).astype(np.int64)
-    room = int(np.abs(index[:, 1] - index[:, 0]).sum()) + 4 * len(near)
+    within = np.minimum(np.abs(index[:, 1] - index[:, 0]), box[1::2] - box[0::2] + 2)  # the box bounds the work, however long an edge is
+    room = int(within.sum()) + 4 * len(near)
     spans = np.empty((room, 5), np.int32)
     filled = _fill_lines(ends, index, near, connect == 6, box, spans)
     return spans[:filled].copy()
@@ -70,7 +71,8 @@ def _walk_line(spans: Any, filled: int, box: Any, a: Any, b: Any, first: Any, la
     steps = abs(last[d] - first[d])
     sign = 1 if last[d] > first[d] else -1
     voxel = np.empty(3, np.int64)
-    for step in range(steps + 1):
+    to_low, to_high = sign * (box[2 * d] - first[d]), sign * (box[2 * d + 1] - 1 - first[d])
+    for step in range(max(min(to_low, to_high), 0), min(max(to_low, to_high), steps) + 1):
         if steps == 0:
             break
         if step == 0 or step == steps:
@@ -104,8 +106,8 @@ def _touch(one: Any, other: Any) -> bool:
 @njit(cache=True, nogil=True, error_model="numpy")
 def _walk_faces(spans: Any, filled: int, box: Any, a: Any, b: Any, first: Any, last: Any, cone: int) -> int:
     """The voxels after the first that the segment passes through, one face at a time (Amanatides and Woo 1987, without drift)."""
-    z, y, x = first[0], first[1], first[2]
-    while z != last[0] or y != last[1] or x != last[2]:
+    z, y, x = _before_box(box, a, b, first, last)
+    while (z != last[0] or y != last[1] or x != last[2]) and not _behind_box(box, first, last, z, y, x):
         tz, ty, tx = _next_face(a, b, last, 0, z), _next_face(a, b, last, 1, y), _next_face(a, b, last, 2, x)
         if tz <= ty and tz <= tx:
             z += 1 if last[0] > z else -1
@@ -115,6 +117,40 @@ def _walk_faces(spans: Any, filled: int, box: Any, a: Any, b: Any, first: Any, l
             x += 1 if last[2] > x else -1
         filled = _add_voxel(spans, filled, box, z, y, x, cone)
     return filled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _before_box(box: Any, a: Any, b: Any, first: Any, last: Any) -> Any:
+    """Where the walk is when it has crossed all faces before the first one that may lead into the box."""
+    start = 0.0
+    for axis in range(3):
+        at = max(box[2 * axis] - 2, first[axis]) if last[axis] > first[axis] else min(box[2 * axis + 1] + 1, first[axis])
+        if at != first[axis]:
+            start = max(start, _next_face(a, b, last, axis, at) if (last[axis] - at) * (last[axis] - first[axis]) > 0 else 2.0)
+    if start == 0.0:
+        return first[0], first[1], first[2]
+    if start > 1.0:
+        return last[0], last[1], last[2]
+    voxel = np.empty(3, np.int64)
+    for axis in range(3):
+        sign = 1 if last[axis] > first[axis] else -1
+        low, high = min(first[axis], last[axis]), max(first[axis], last[axis])
+        at = min(max(floor(a[axis] + start * (b[axis] - a[axis]) + 0.5), low), high)
+        while at != first[axis] and _next_face(a, b, last, axis, at - sign) >= start:
+            at -= sign
+        while at != last[axis] and _next_face(a, b, last, axis, at) < start:
+            at += sign
+        voxel[axis] = at
+    return voxel[0], voxel[1], voxel[2]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _behind_box(box: Any, first: Any, last: Any, z: int, y: int, x: int) -> bool:
+    """Whether the walk has left the box for good."""
+    for axis, at in enumerate((z, y, x)):
+        if (last[axis] > first[axis] and at >= box[2 * axis + 1]) or (last[axis] < first[axis] and at < box[2 * axis]):
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -89,6 +89,7 @@ class Done:
     def __str__(self) -> str:
         lines = [f"{len(self.computed)} computed, {len(self.found)} found, {len(self.adopted)} adopted"]
         lines += [f"  went without cell {i}: {reason}" for i, reason in self.failures.items()]
+        lines += ["  to try again what may have passed: `dvc repro -s -f` with this stage, then `dvc repro`"] if self.failures else []
         return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -285,6 +286,16 @@ def test_no_file_is_fetched_from_another_host_or_port(client: HttpClient, mirror
             with pytest.raises(TransferError):
                 source.file(f"{link}/api/v2/well_known_file_download/1901")
         assert not other.requests
+
+
+def test_a_service_that_drips_is_given_up_in_the_time_of_a_stall() -> None:
+    drips = Faults(drip_bytes_per_s=1500)
+    with serve(small_catalog(*CELLS), faults=drips) as mirror, HttpClient(ComputeConfig(timeout_s=1, retries=0)) as client:
+        source = AllenSource(client, mirror.base_url, quality=100)
+        started = time.monotonic()
+        with pytest.raises(TransferError, match="stalled"):
+            source.projection(CELLS[0], 0)  # 15 kB: 10 s
+        assert time.monotonic() - started < 5
 
 
 def test_a_file_that_is_not_there_is_absent(client: HttpClient, mirror: Mirror) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from brightfield.config.options import AlignConfig
 from brightfield.core.codes import Grade, Label, Verdict
+from brightfield.core.errors import GridError
 from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Window
@@ -18,6 +20,7 @@ from brightfield.sources.demo.phantom import ArborPlan, grow, shifted
 from brightfield.stages.align import absorbance
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import Alignment, align_cell
+from brightfield.stages.align.views import is_empty, window_around
 from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable, flipped, reordered, z_scaled
 
@@ -64,6 +67,39 @@ def test_a_skeleton_on_its_stain_is_graded_a() -> None:
     assert abs(cell["shift_y_um"]) < 0.25
     assert abs(cell["shift_x_um"]) < 0.25
     assert abs(cell["shift_z_um"]) < 0.4
+
+
+@pytest.mark.parametrize(("axis", "radius_um"), [(0, 0.2), (2, 0.2), (None, 1e6)])
+def test_one_node_far_away_or_far_too_thick_is_refused_before_any_work(axis: int | None, radius_um: float) -> None:
+    position, radius = ARBOR.position_zyx_um.copy(), ARBOR.radius_um.copy()
+    if axis is not None:
+        position[-1, axis] = 1e7
+    radius[-1] = radius_um
+    with pytest.raises(GridError, match=f"^node {ARBOR.node_id[-1]} of the SWC lies at"):
+        align(Skeleton(ARBOR.node_id, ARBOR.type, position, radius, ARBOR.parent), stained())
+
+
+def test_what_is_as_thick_as_the_stack_or_leads_out_of_it_costs_no_more_than_the_stack() -> None:
+    """An edge 9 mm out and a tube of 900 um: both are stretches with little or nothing to say, and the others keep what they say."""
+    ids = np.concatenate([ARBOR.node_id, ARBOR.node_id.max() + np.array([1, 2])])
+    out, thick = (9000.0, 50.0, 50.0), ARBOR.position_zyx_um[0] + (0.0, 20.0, 0.0)
+    position = np.vstack([ARBOR.position_zyx_um, out, thick])
+    radius = np.concatenate([ARBOR.radius_um, [0.2, 900.0]])
+    skeleton = Skeleton(ids, np.concatenate([ARBOR.type, [3, 3]]), position, radius, np.concatenate([ARBOR.parent, [0, 0]]))
+    tracemalloc.start()
+    try:
+        alignment = align(skeleton, stained())
+        assert tracemalloc.get_traced_memory()[1] < 20 * stained().size
+    finally:
+        tracemalloc.stop()
+    assert len(alignment.stretches) == len(align(ARBOR, stained()).stretches) + 2
+
+
+def test_a_window_across_a_large_stack_is_not_read() -> None:
+    large = Grid((700, 12000, 12000), (0.28, 0.1144, 0.1144))
+    ends = np.array([(5.0, 10.0, 10.0), (150.0, 1300.0, 1300.0)])
+    assert is_empty(window_around(Pixels(large, lambda _: pytest.fail("read")), ends, 10.0))
+    assert not is_empty(window_around(Pixels(large, lambda _: pytest.fail("read")), ends[:1], 10.0))
 
 
 def test_every_stretch_has_a_row_with_its_length() -> None:

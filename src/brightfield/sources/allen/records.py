@@ -23,10 +23,8 @@ FILE_PATH = "/api/v2/well_known_file_download/{file_id}"
 PICTURE_PATH = "/api/v2/image_download/{image_id}?downsample={level}&left={left}&top={top}&width={width}&height={height}&quality={quality}"
 IDS_PER_QUERY = 100  # about 1.2 kB of URL
 ROWS_PER_PAGE = 5000  # a service that gives fewer at a time is followed to its end all the same
-PICTURE_BYTES_PER_PX, PICTURE_HEAD_BYTES = (
-    5,
-    2**16,
-)  # the most a picture may take; a JPEG of coloured noise at quality 100 takes 4.1 a pixel
+PICTURE_BYTES_PER_PX = 5  # the most that is taken; a JPEG of coloured noise at quality 100 has 4.1
+PICTURE_HEAD_BYTES = 2**16  # and what comes before the pixels
 PICTURE_MAX_PX = 2048  # side of the largest picture asked for; the service may cap larger ones
 SIZE_EXCESS_PX = 1  # a picture may be this much larger than asked for, in rows or columns: the surplus is cut off
 

@@ -178,8 +178,8 @@ def _import_cell_types_api() -> Any:
     """AllenSDK's client class; takes seconds to import, so only the query stage pays for it."""
     import warnings
 
-    # AllenSDK 2.16.2 asks numpy for a name that numpy 2 has moved (AllenSDK#2744, AllenSDK#2754: fixed on its main branch, unreleased).
-    np.VisibleDeprecationWarning = np.exceptions.VisibleDeprecationWarning  # type: ignore[attr-defined] # noqa: NPY201
+    import brightfield_allensdk  # noqa: F401  (lets it be imported on numpy 2)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its invalid escape sequences and its imports are not ours to mend
         from allensdk.api.queries.cell_types_api import CellTypesApi

@@ -21,7 +21,7 @@ from brightfield.core.markers import parse_markers
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.swc import parse_swc
 from brightfield.core.swc_convention import SwcConvention
-from brightfield.core.urls import public_url
+from brightfield.core.urls import public_text, public_url
 from brightfield.sources.folder.axes import Choice
 from brightfield.sources.folder.calibration import voxel_um
 from brightfield.sources.folder.entry import Entry
@@ -268,7 +268,7 @@ def refuse_other_units(skeleton: Skeleton, url: str) -> None:
 
 def _problem(error: Exception, directory: str) -> str:
     """Why a cell is not taken, naming the file where the error does, else the directory."""
-    text = str(error) or type(error).__name__
+    text = public_text(str(error)) or type(error).__name__
     name = directory.rpartition("/")[2]
     named = isinstance(error, BrightfieldError) and name in text
     return text if named else f"{directory}: {text if isinstance(error, BrightfieldError) else f'{type(error).__name__}: {text}'}"

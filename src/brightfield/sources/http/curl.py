@@ -21,7 +21,7 @@ import pycurl
 
 from brightfield.core.version import __version__
 
-_STALL_BYTES_PER_S = 1024  # slower than this for `timeout_s` is a stall, even when bytes trickle in
+_STALL_BYTES_PER_S = 4096  # slower than this for `timeout_s` is a stall, even when bytes trickle in
 _SLOWEST_BYTES_PER_S = 2**16  # an answer may take as long as the largest one that is allowed would at this pace, and `timeout_s`
 _BUFFER_BYTES = 2**19  # holds most tiles: libcurl hands over what has come in pieces of at most this
 _HEADERS = [f"User-Agent: brightfield/{__version__}", "Accept-Encoding: identity"]

@@ -34,7 +34,8 @@ class Faults:
     """Shares (0 to 1) of the answers that go wrong in each way; they add up to at most 1.
 
     gone: share of the pictures that are never there, whatever the attempt. changing: share of the pictures whose pixels differ from one
-    attempt to the next. slow_start_s: how long after its start the mirror leaves requests waiting.
+    attempt to the next. slow_start_s: how long after its start the mirror leaves requests waiting. drip_bytes_per_s: the pace of all
+    answers; 0 for as fast as it can.
     """
 
     seed: int = 0
@@ -53,6 +54,7 @@ class Faults:
     retry_after_s: int = 1
     stall_s: float = 30.0
     slow_start_s: float = 0.0
+    drip_bytes_per_s: float = 0.0
 
     def __post_init__(self) -> None:
         shares = [getattr(self, fault) for fault in Fault]

@@ -30,6 +30,7 @@ from brightfield.sources.mirror.faults import PICTURES_ONLY, Fault, Faults
 
 _QUERY, _FILE, _IMAGE = "/api/v2/data/query.json", "/api/v2/well_known_file_download/", "/api/v2/image_download/"
 _ERROR_PAGE = b"<!DOCTYPE html><html><head><title>Error</title></head><body><h1>We're sorry, but something went wrong.</h1></body></html>"
+_PIECES_PER_S = 10  # of an answer that comes slowly
 _QUALITY = 75  # where a request names none
 
 
@@ -198,13 +199,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", str(reply.retry_after_s))
         self.end_headers()
         if request.fault not in (Fault.truncate, Fault.stall):
-            self.wfile.write(reply.body)
+            self._write(reply.body, faults.drip_bytes_per_s)
             return
         self.wfile.write(reply.body[: len(reply.body) // 2])
         self.wfile.flush()
         self.close_connection = True
         if request.fault is Fault.stall:
             self.server.stopping.wait(faults.stall_s)
+
+    def _write(self, body: bytes, bytes_per_s: float) -> None:
+        """Send a body, in pieces where it is to come slowly."""
+        step = max(1, round(bytes_per_s / _PIECES_PER_S)) if bytes_per_s else len(body) or 1
+        for first in range(0, len(body), step):
+            self.wfile.write(body[first : first + step])
+            if bytes_per_s:
+                self.wfile.flush()
+                self.server.stopping.wait(1 / _PIECES_PER_S)
 
     def _tear_down(self) -> None:
         """Close with a TCP reset instead of an orderly end."""

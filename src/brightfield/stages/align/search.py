@@ -77,8 +77,9 @@ class Search:
 
         half, ring: (m,) int64, how many sideways steps from the axis the sides of the tube are probed, and what lies beside it.
         """
-        ring = np.rint((path.wall + sum(self.gates.ring_um) / 2) / self._step_um).astype(np.int64)
-        half = np.rint(0.5 * path.radius / self._step_um).astype(np.int64)
+        across_um = float(np.linalg.norm(self._size * view.grid.shape_zyx))  # beyond it there is no voxel of the view
+        ring = np.rint(np.minimum(path.wall + sum(self.gates.ring_um) / 2, across_um) / self._step_um).astype(np.int64)
+        half = np.rint(np.minimum(0.5 * path.radius, across_um) / self._step_um).astype(np.int64)
         return path.position, path.normal, np.asarray(view.grid.origin_zyx_um), self._size, half, ring
 
     def _shifts(self, region: Region) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numba import njit
@@ -17,6 +18,10 @@ from brightfield.stages.align.paths import Reals
 SEARCH_UM = 5.0
 """How far a whole cell is moved in search of a better place."""
 
+LARGEST_VOXELS = 2**28
+"""A path that needs more around it leads across a whole stack: what it shows is not measured."""
+
+_NO_WINDOW: Window = ((0, 0), (0, 0), (0, 0))
 _BESIDE_UM, _ELSEWHERE_UM = (0.7, 1.4), (1.5, 3.0)
 """How far around a traced tube, sideways and axially, stain is taken for its own: close by, and with its blur."""
 
@@ -77,14 +82,18 @@ class View:
 
 
 def window_around(pixels: Pixels, position: Reals, margin_um: float) -> Window:
-    """The part of the stack around positions (n, 3) um; less than the margin in z, where a cell is never moved as far."""
+    """The part of the stack around positions (n, 3) um; less than the margin in z, where a cell is never moved as far.
+
+    Empty where it would hold more than LARGEST_VOXELS.
+    """
     if not len(position):
-        return ((0, 0), (0, 0), (0, 0))
+        return _NO_WINDOW
     z_margin = min(margin_um, SEARCH_UM + 1.0)
     margin = np.array([z_margin, margin_um, margin_um])
     low = pixels.grid.to_index(position.min(axis=0) - margin).tolist()
     high = (pixels.grid.to_index(position.max(axis=0) + margin) + 1).tolist()
-    return pixels.clipped(((low[0], high[0]), (low[1], high[1]), (low[2], high[2])))
+    window = pixels.clipped(((low[0], high[0]), (low[1], high[1]), (low[2], high[2])))
+    return window if prod(last - first for first, last in window) <= LARGEST_VOXELS else _NO_WINDOW
 
 
 def is_empty(window: Window) -> bool:
@@ -126,7 +135,11 @@ def _mask_edge(values, start, end, reach, size_um):  # type: ignore[no-untyped-d
     for axis in range(3):
         span += ((end[axis] - start[axis]) * size_um[axis]) ** 2
     n = int(np.ceil(np.sqrt(span) / 0.5)) + 1
-    for k in range(n):
+    if _covers(values.shape, start, reach):
+        values[:] = NO_DATA
+        return
+    first, last = _samples_near(values.shape, start, end, reach, n)
+    for k in range(first, last):
         share = k / max(n - 1, 1)
         z = start[0] + share * (end[0] - start[0])
         y = start[1] + share * (end[1] - start[1])
@@ -138,3 +151,26 @@ def _mask_edge(values, start, end, reach, size_um):  # type: ignore[no-untyped-d
                     half = np.sqrt(rest) * reach[2]
                     for x_index in range(max(int(np.ceil(x - half)), 0), min(int(np.floor(x + half)) + 1, n_x)):
                         values[i + 1, j + 1, x_index + 1] = NO_DATA
+
+
+@njit(cache=True, nogil=True)
+def _covers(shape, centre, reach):  # type: ignore[no-untyped-def]
+    """Whether an ellipsoid holds every voxel inside the border."""
+    total = 0.0
+    for axis in range(3):
+        total += (max(abs(centre[axis]), abs(shape[axis] - 3 - centre[axis])) / reach[axis]) ** 2
+    return total < 1.0
+
+
+@njit(cache=True, nogil=True)
+def _samples_near(shape, start, end, reach, n):  # type: ignore[no-untyped-def]
+    """The range of an edge's `n` samples whose ellipsoids may meet the voxels inside the border, with one to spare on either side."""
+    low, high = 0.0, 1.0
+    for axis in range(3):
+        along = end[axis] - start[axis]
+        if along != 0.0:
+            one, other = (-reach[axis] - start[axis]) / along, (shape[axis] - 2 + reach[axis] - start[axis]) / along
+            low, high = max(low, min(one, other)), min(high, max(one, other))
+    if low > high:
+        return 0, 0
+    return max(int(low * (n - 1)) - 1, 0), min(int(high * (n - 1)) + 3, n)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from brightfield.config.options import CoverageKind, ImageConfig, SourceConfig, SwcOrigin
 from brightfield.core.cell import Cell, Stack
 from brightfield.core.errors import CapacityError, ConfigError, GridError
+from brightfield.core.reach import refuse_far
 from brightfield.core.space import Grid, Shape, download_grid, swc_to_stack_um
 from brightfield.stages.download.tiling import Mask, background, in_box, misfit, near_skeleton, tile_counts
 
@@ -291,6 +292,7 @@ def plan_cell(
         if skeleton is None:
             raise GridError(f"cell {cell.specimen_id}: coverage={image.coverage} needs a skeleton; use image.coverage=full for this cell")
         position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, swc_origin.value)
+        refuse_far(skeleton.node_id, position_zyx_um, skeleton.radius_um, cell.stack.grid)
         kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, image, projection)
     return plan_of_tiles(cell.specimen_id, cell.stack, _frame(cell.specimen_id, kinds, grid, tile, cell.stack.bits // 8), image)
 

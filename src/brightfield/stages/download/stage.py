@@ -16,7 +16,7 @@ from typing import Any
 
 from brightfield.built.cells import selected_cells, swc_convention
 from brightfield.config.options import Config, CoverageKind, OnFailure, Scheduler, SourceKind
-from brightfield.config.params import source_name
+from brightfield.config.params import published_name, source_name
 from brightfield.core.cell import Cell, Stack
 from brightfield.core.errors import BrightfieldError, CellFailures
 from brightfield.core.files import link, sha256_file
@@ -195,13 +195,16 @@ def _image_task(config: Config, cell: Cell, swc: Path) -> CellTask:
     planes = [(p.sub_image_id, p.section_number, p.usable, p.reason) for p in stack.planes]
     facts = [stack.width_px, stack.height_px, stack.pixel_um, stack.plane_um, stack.bits, stack.projection_id]
     plan = plan_inputs(config.image, config.source, sha256_file(swc))
-    return CellTask({"plan": plan, "stack": facts, "planes": planes, **_options(config, cell)}, fetch_image)
+    key = {"plan": plan, "stack": facts, "planes": planes, **_options(config, cell)}
+    if key["attributes"]["source"] != (place := source_name(config.source)):
+        key["place"] = place
+    return CellTask(key, fetch_image)
 
 
 def _options(config: Config, cell: Cell) -> dict[str, Any]:
     """How the image is written."""
     z, y, x = config.image.chunk_zyx
-    attributes = {"specimen_id": cell.specimen_id, "source": source_name(config.source), "image_series_id": _stack(cell).image_series_id}
+    attributes = {"specimen_id": cell.specimen_id, "source": published_name(config.source), "image_series_id": _stack(cell).image_series_id}
     attributes |= {"level": config.image.level, "z_step": config.image.z_step, "jpeg_quality": config.image.quality}
     return {"chunk_zyx": (z, y, x), "attributes": attributes, "allow_missing": config.download.allow_missing}
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from brightfield.built.cells import BuiltCell, built_cells
 from brightfield.config.options import Config
-from brightfield.config.params import section_digest, source_name
+from brightfield.config.params import published_name, section_digest
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Split
 from brightfield.core.files import write_json
@@ -46,7 +46,7 @@ def run(config: Config, root: Path) -> None:
     cache = WorkCache(root, "manifest", (NODES, PATCHES, EXPORTS_DIR), config.compute.work_dir)
     done = cache.run(_tasks(config, root), Engine(config.compute, "patches").map, on_failure=config.download.on_failure)
     print(f"manifest: {done}")
-    write_table(MANIFEST, build_manifest(root, config, source_url=source_name(config.source)), root)
+    write_table(MANIFEST, build_manifest(root, config, source_url=published_name(config.source)), root)
     write_hub(root)
     write_card(root, config)
     write_croissant(root, config)

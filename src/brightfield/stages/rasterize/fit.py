@@ -76,8 +76,8 @@ def estimated_bytes(skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: Labe
     cones = with_rim(cones_for(skeleton, rules), rules).geometry
     size_z, size_y, _ = grid.voxel_size_zyx_um
     reach = 2 * np.maximum(cones[:, 3], cones[:, 7])
-    rows_z = (reach + 2 * rules.rim_axial_um + np.abs(cones[:, 4] - cones[:, 0])) / size_z + 1
-    rows_y = (reach + np.abs(cones[:, 5] - cones[:, 1])) / size_y + 1
+    rows_z = np.minimum((reach + 2 * rules.rim_axial_um + np.abs(cones[:, 4] - cones[:, 0])) / size_z + 1, grid.shape_zyx[0])
+    rows_y = np.minimum((reach + np.abs(cones[:, 5] - cones[:, 1])) / size_y + 1, grid.shape_zyx[1])
     in_boxes = 0 if plan.downloaded is None else int(np.prod(plan.downloaded[:, 1::2] - plan.downloaded[:, 0::2], axis=1).sum())
     return int(_BYTES_PER_ROW * (rows_z * rows_y).sum() + in_boxes * _BYTES_PER_EMPTY_VOXEL)
 
