@@ -119,6 +119,8 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"source__kind": "folder", "source__path": "x", "source__metadata": "https://h/c.csv?sig=1"}, "source.metadata carries"),
         ({"source__kind": "folder", "source__path": "simplecache::https://word@h"}, r"^(?!.*word@).*source\.path carries a password"),
         ({"source__base_url": "https://h#sig=word"}, r"^(?!.*sig=word).*source\.base_url carries a password, a token or a signature"),
+        ({"source__citation": "A 2020, https://h/a?token=word"}, r"^(?!.*token=word).*source\.citation carries"),
+        ({"compute__work_dir": "s3://u:word@h"}, r"^(?!.*word@).*compute\.work_dir carries"),
         ({"compute__address": "tcp://u:word@h:8786"}, r"^(?!.*word@).*compute\.address carries a password"),
         ({"image__chunk_zyx": [32, 100, 128]}, "must divide"),
         ({"image__shard_zyx": [64, 1024]}, "list of 3 whole numbers >= 1, <= 65536"),

@@ -26,6 +26,7 @@ WITH_SECRET = (
     f"ssh://alice%3A{SECRET}@host/stacks",
     f"https://u%40lab:{SECRET}%40@h/a",
     f"https:/u:{SECRET}@h/a",
+    f"https:/{SECRET}@h/a",
     f"//u:{SECRET}@h/share",
     f"//{SECRET}@h/share",
     f"HTTPS://{SECRET}@h",

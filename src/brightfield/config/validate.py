@@ -8,7 +8,7 @@ import math
 import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
@@ -20,13 +20,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
-from brightfield.core.urls import is_public
+from brightfield.core.urls import is_public, public_text
 from brightfield.core.yaml import parse_yaml
 
 MAX_SHARD_VOXELS = 2**30
 MAX_PATCH_VOXELS = 2**28
 """What a worker can hold in memory several times over."""
 
+_ADDRESSES = ("source.path", "source.metadata", "source.base_url", "source.license_url", "compute.address", "compute.work_dir")
 _NOT_FOR_WORK = ("data", "reports", "snapshot", "conf", "src", "tests", "docs", ".git", ".dvc")
 
 
@@ -171,7 +172,7 @@ def _leaves(values: object, origin: str) -> dict[str, object]:
 
 def _check_rules(config: Config, origin: str) -> None:
     rules = (_source_rules, _place_rules, _image_rules, _label_rules, _align_rules, _split_rules, _patch_rules, _compute_rules)
-    broken = [problem for rule in rules for problem in rule(config)]
+    broken = list(_secret_rules(config)) or [problem for rule in rules for problem in rule(config)]  # others may show the values
     if broken:
         raise ConfigError(f"{origin}: " + "\n".join(broken))
 
@@ -197,11 +198,9 @@ def _place_rules(config: Config) -> Iterator[str]:
     for key in ("path", "metadata"):
         if getattr(source, key) and not is_own:
             yield f"source.{key} is for your own stacks, and the source is {source.kind}: add source=folder, or leave source.{key} out"
-    for key in ("path", "metadata", "base_url"):
-        yield from _secret_rule(f"source.{key}", getattr(source, key))
     if source.kind is SourceKind.allen and not source.base_url:
         yield "source=allen needs source.base_url: the address of the service or of a mirror"
-    if source.base_url and is_public(source.base_url) and not _is_web_address(source.base_url):
+    if source.base_url and not _is_web_address(source.base_url):
         yield f"source.base_url = {source.base_url!r}: an http:// or https:// address with a host and perhaps a port, or empty"
 
 
@@ -213,8 +212,12 @@ def _is_web_address(url: str) -> bool:
         return False
 
 
-def _secret_rule(key: str, url: str) -> Iterator[str]:
-    if not is_public(url):
+def _secret_rules(config: Config) -> Iterator[str]:
+    """Texts that are addresses are judged whole, of others the addresses in them."""
+    texts = [(f"{group}.{name}", text) for group, options in asdict(config).items() for name, text in options.items()]
+    for key, text in texts:
+        if not isinstance(text, str) or (is_public(text) if key in _ADDRESSES else public_text(text) == text):
+            continue
         yield (
             f"{key} carries a password, a token or a signature, or what could be one, and params.yaml is in git; leave it out: "
             "credentials are found in the environment and in the cloud's own configuration (see docs/how-to/own-stacks.md)"
@@ -289,7 +292,6 @@ def _patch_rules(config: Config) -> Iterator[str]:
 
 
 def _compute_rules(config: Config) -> Iterator[str]:
-    yield from _secret_rule("compute.address", config.compute.address)
     place = PurePath(config.compute.work_dir)
     if not place.parts or ".." in place.parts or place == PurePath(place.anchor) or place.parts[0] in _NOT_FOR_WORK:
         yield (

@@ -16,6 +16,7 @@ _HARMLESS = frozenset((*_QUERIES, *_PICTURES, "versionId"))
 
 _HOST = re.compile(r"(?:[^@:\s;=&\\]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _SSH_USER = re.compile(r"^((?:ssh|sftp|scp)://)[\w.-]+@")  # a name to log in with, no secret
+_USER_IN_PATH = re.compile(r"^[^/]*@(?=[^/]*:)|(?:(?<=^//)|(?<=/)[^/]*:|^[^/]*:|^[A-Za-z][\w+.-]+:/)[^/]*@")
 _IN_TEXT = re.compile(r"[A-Za-z][\w.+:-]*://[^\s'\"<>]*[^\s'\"<>.,:;)]")
 
 
@@ -68,7 +69,7 @@ def _parts(url: str) -> list[str]:
 def _public(part: str) -> str:
     scheme, mark, rest = part.partition("://")
     if not mark:  # a path; or user:password@host:path, as scp has it
-        return re.sub(r"^[^/]*@(?=[^/]*:)|(?:(?<=^//)|(?<=/)[^/]*:|^[^/]*:)[^/]*@", "", part)
+        return _USER_IN_PATH.sub("", part)
     address, fragment, _ = rest.partition("#")
     place, question, query = address.partition("?")
     authority, slash, path = place.partition("/")

@@ -17,9 +17,8 @@ from brightfield.config.options import ComputeConfig
 from brightfield.core.cell import Cell, Crop, Plane
 from brightfield.core.errors import SourceError, StackError, TransferError
 from brightfield.sources.allen import service as allen
-from brightfield.sources.allen.records import completed
 from brightfield.sources.allen.service import AllenSource
-from brightfield.sources.http.client import Answer, HttpClient
+from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.catalog import MemoryCatalog
 from brightfield.sources.mirror.faults import Fault, Faults
 from brightfield.sources.mirror.records import tables_of
@@ -381,50 +380,3 @@ def test_queries_survive_faults(mirror: Mirror) -> None:
         source = AllenSource(client, bad.base_url)
         assert tuple(source.complete(source.cells())) == CELLS
         assert any(request.fault for request in bad.requests)
-
-
-# ------------------------------------------------------------------------------------------------------- answers of another shape
-
-_ROW = {"specimen__id": 1, "specimen__name": "a", "donor__id": 2, "donor__species": "x"}
-_BAD_ROWS = [{"specimen__id": 1e400}, {"specimen__id": -5}, {"specimen__id": 10**30}, {"specimen__name": None}, {"donor__id": "x"}]
-
-
-@pytest.mark.parametrize("msg", [None, "text", 5, [None], ["x"], {}, *[[_ROW | edit] for edit in _BAD_ROWS]])
-def test_an_answer_of_another_shape_is_refused_in_words(msg: object) -> None:
-    with pytest.raises(SourceError):
-        AllenSource(_Answering(json.dumps({"success": True, "msg": msg}).encode()), "http://h").cells()  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("body", [b'{"success": true}', b"[" * 200_000, b"nonsense"])
-def test_an_answer_that_is_no_envelope_is_refused_in_words(body: bytes) -> None:
-    with pytest.raises(SourceError):
-        AllenSource(_Answering(body), "http://h").cells()  # type: ignore[arg-type]
-
-
-def test_a_page_that_comes_again_ends_the_query() -> None:
-    page = {"success": True, "msg": [{"id": 1, "data_set_id": 3}], "total_rows": 10**12}
-    with pytest.raises(SourceError, match="same page of SubImage again at row 1"):
-        AllenSource(_Answering(json.dumps(page).encode()), "http://h")._sub_images("data_set[id$in{}]", [3])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("edit", "problem"),
-    [({"section_number": 400_000_001}, "at most 20000 planes"), ({"width": -10}, "a side is 1 to"), ({"width": 10**12}, "a side is 1 to")],
-)
-def test_a_stack_of_impossible_size_is_the_cells_reason_and_costs_nothing(edit: dict[str, int], problem: str) -> None:
-    image = {"id": 7, "data_set_id": 3, "width": 100, "height": 80, "resolution": 0.1, "section_number": 0, "image_type": "Primary"}
-    scale = {"id": 5, "scale_factor_z": 0.28, "well_known_files": [{"id": 9, "well_known_file_type_id": 303941301}]}
-    images = [image, image | {"id": 8, "section_number": 1} | edit] if "section_number" in edit else [image | edit]
-    cell = completed(Cell(1, "a", 2, "x"), [scale], images, [])
-    assert cell.stack is None
-    assert problem in str(cell.stack_problem)
-
-
-class _Answering:
-    """A client to which every request has the same answer."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def get(self, url: str, *, verify: Any) -> Any:
-        return verify(Answer("application/json", self._body))

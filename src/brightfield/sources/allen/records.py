@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from brightfield.core.cell import Cell, Plane, Stack, check_stack_size
 from brightfield.core.errors import SourceError, StackError
+from brightfield.sources.allen.rows import MAX_ID, shown
 
 type Row = Mapping[str, Any]
 
@@ -41,14 +42,13 @@ def _number(value: object) -> float | None:
 
 
 def _id(value: object) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
+    return None if value in (None, "") else _own_id(value)
 
 
 def _own_id(value: object) -> int:
     """The id of a record: a whole number above 0 that 64 bits hold."""
     number = int(value)  # type: ignore[call-overload]
-    if not 0 < number < 2**63:
+    if not 0 < number <= MAX_ID:
         raise ValueError(f"{number:.3g} is no id")
     return int(number)
 
@@ -80,7 +80,7 @@ def cell_of(row: Row) -> Cell:
             swc_url=None if file_id is None else FILE_PATH.format(file_id=file_id),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise SourceError(f"a cell of the database cannot be read ({error!r}): specimen {row.get('specimen__id')!r}") from error
+        raise SourceError(f"a cell of the database cannot be read ({shown(error)}): specimen {shown(row.get('specimen__id'))}") from error
 
 
 def _chosen_reconstruction(cell: Cell, rows: Sequence[Row]) -> Row | None:
@@ -175,7 +175,7 @@ def _frame(row: Row) -> _Frame:
             float(row.get("resolution") or 0),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise SourceError(f"an image record cannot be read ({error!r}): SubImage {row.get('id')!r}") from error
+        raise SourceError(f"an image record cannot be read ({shown(error)}): SubImage {shown(row.get('id'))}") from error
 
 
 def _planes(rows: Sequence[Row], frame: _Frame) -> tuple[Plane, ...]:
@@ -191,7 +191,7 @@ def _section(row: Row) -> int:
     try:
         return int(row["section_number"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise SourceError(f"an image record has no section number ({error!r}): SubImage {row.get('id')!r}") from error
+        raise SourceError(f"an image record has no section number ({shown(error)}): SubImage {shown(row.get('id'))}") from error
 
 
 def _precedence(row: Row) -> tuple[bool, int]:

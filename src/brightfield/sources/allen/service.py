@@ -7,7 +7,6 @@ pixels. The same code runs against the real service and against a mirror of it.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import batched, product
@@ -31,6 +30,7 @@ from brightfield.sources.allen.records import (
     cell_of,
     completed,
 )
+from brightfield.sources.allen.rows import grouped, shown, typed
 from brightfield.sources.http.client import Answer, HttpClient
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ class AllenSource:
     def complete(self, cells: Sequence[Cell]) -> Sequence[Cell]:
         """The same cells in the same order, with reconstruction, files and stack: a few queries for every hundred cells."""
         ids = [cell.specimen_id for cell in cells]
-        reconstructions = _grouped(self._related("NeuronReconstruction", "specimen_id", ids, "well_known_files"), "specimen_id")
+        reconstructions = grouped(self._related("NeuronReconstruction", "specimen_id", ids, "well_known_files"), "specimen_id")
         specimens = {row["id"]: row for row in self._related("Specimen", "id", ids, "data_sets")}
         data_sets = {specimen_id: [d["id"] for d in row.get("data_sets") or ()] for specimen_id, row in specimens.items()}
-        planes = _grouped(self._sub_images("data_set[id$in{}]", [d for found in data_sets.values() for d in found]), "data_set_id")
+        planes = grouped(self._sub_images("data_set[id$in{}]", [d for found in data_sets.values() for d in found]), "data_set_id")
         with_planes = [i for i in ids if any(d in planes for d in data_sets.get(i, ()))]
-        projections = _grouped(self._sub_images("[specimen_id$in{}]", with_planes), "specimen_id")
+        projections = grouped(self._sub_images("[specimen_id$in{}]", with_planes), "specimen_id")
         return tuple(
             completed(
                 cell,
@@ -132,7 +132,7 @@ class AllenSource:
         """The answer to an RMA query; stands in for AllenSDK's own fetching method."""
         envelope = self._client.get(url, verify=_json_body)
         if envelope.get("success") is not True:
-            raise SourceError(f"the service refused a query: {envelope.get('msg')!r}; the query was {public_url(url)}")
+            raise SourceError(f"the service refused a query: {shown(envelope.get('msg'))}; the query was {public_url(url)}")
         rows = envelope.get("msg")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise SourceError(f"the service answered without a list of records; the query was {public_url(url)}")
@@ -143,14 +143,14 @@ class AllenSource:
         rows: list[Row] = []
         for some in batched(ids, IDS_PER_QUERY):
             criteria = f"[{key}$in{_listed(some)}]"
-            rows += self._api.model_query(model, criteria=criteria, include=include, num_rows="all", count=False)
+            rows += typed(model, self._api.model_query(model, criteria=criteria, include=include, num_rows="all", count=False))
         return rows
 
     def _sub_images(self, criteria: str, ids: Sequence[int]) -> list[Row]:
         """SubImage rows by id, page after page; `criteria` has one place for the ids."""
         found: dict[int, Row] = {}
         for some in batched(ids, IDS_PER_QUERY):
-            for row in self._pages("SubImage", criteria.format(_listed(some))):
+            for row in typed("SubImage", self._pages("SubImage", criteria.format(_listed(some)))):
                 found[row["id"]] = row
         return [row for _, row in sorted(found.items())]
 
@@ -205,10 +205,3 @@ def _text_body(answer: Answer) -> bytes:
 
 def _listed(ids: Iterable[int]) -> str:
     return ",".join(map(str, ids))
-
-
-def _grouped(rows: Iterable[Row], key: str) -> dict[int, list[Row]]:
-    groups: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row[key]].append(row)
-    return dict(groups)
