@@ -18,7 +18,7 @@ from brightfield.stages.align.paths import Reals
 SEARCH_UM = 5.0
 """How far a whole cell is moved in search of a better place."""
 
-LARGEST_VOXELS = 2**28
+LARGEST_VOXELS = 2**29
 """A path that needs more around it leads across a whole stack: what it shows is not measured."""
 
 _NO_WINDOW: Window = ((0, 0), (0, 0), (0, 0))
