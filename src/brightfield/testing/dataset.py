@@ -76,8 +76,9 @@ def publish(root: Path, config: Config) -> None:
     from brightfield.stages.manifest.hub import write_hub
     from brightfield.stages.manifest.listing import write_listing
     from brightfield.stages.manifest.nodes import export_swc
-    from brightfield.stages.manifest.patches import sample, voxels_of
+    from brightfield.stages.manifest.patches import sample, weigh
     from brightfield.stages.manifest.table import build_manifest
+    from brightfield.stages.manifest.voxels import voxels_of
 
     hashes = {i: sha256_file(root / skeleton_file(i)) for i in DATASET_CELLS[:4]}
     splits = assign(read_table(CELLS, root), config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, root))
@@ -91,6 +92,7 @@ def publish(root: Path, config: Config) -> None:
         for row, fold in zip(taken, folds, strict=True)
     ]
     write_table(PATCHES, pd.concat(cells), root)
+    weigh(root, config.patches)
     for cell in built.values():
         export_swc(cell.specimen_id, cell.skeleton, cell.grid, root)
     write_hub(root)
