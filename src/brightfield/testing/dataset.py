@@ -39,7 +39,8 @@ def dataset_config(label_kind: str = "semantic", **patches: Any) -> Config:
 
     image = ImageConfig(level=0, z_step=1, tile_px=64, chunk_zyx=[12, 128, 192], shard_zyx=[24, 128, 192])
     labels = LabelsConfig(kind=LabelKind(label_kind))
-    return Config(image=image, labels=labels, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **patches}))
+    mix = {"axon": 0.0, "soma": 0.0, "hard_negative": 0.0}  # a cable of dendrite in noise has none of these
+    return Config(image=image, labels=labels, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **mix, **patches}))
 
 
 def make_dataset(root: Path, config: Config | None = None) -> Config:

@@ -20,9 +20,9 @@ def dark_spots(image: NDArray[Any], codes: NDArray[Any], clear_zyx: Point) -> Po
     """(n, 3): voxels of trusted background in which stain-like darkness culminates, in the order of the voxels.
 
     image: (z, y, x) grey values. codes: labels of the same box. clear_zyx: so many voxels around a spot, all within the box, are background
-    too: no tube, no rim, nothing unknown. A spot is dark after averaging 3 x 3 pixels of its plane (below DARK_RATIO of the box's median and
-    DARK_SIGMAS robust standard deviations below it), and none of its 26 neighbours is darker: the blur around a neurite, which grows towards
-    it, is none.
+    too: no tube, no rim, nothing unknown. A spot is dark after averaging 3 x 3 pixels of its plane (below DARK_RATIO of the box's median
+    and DARK_SIGMAS robust standard deviations below it), and none of its 26 neighbours is darker: the blur around a neurite, which grows
+    towards it, is none.
     """
     smooth = _smooth(image)
     trusted = codes[:, 1:-1, 1:-1] == Label.BACKGROUND

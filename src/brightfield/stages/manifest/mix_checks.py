@@ -48,7 +48,7 @@ def check_mix(dataset: Dataset) -> Iterator[Finding]:
 
 
 def check_quotas(dataset: Dataset) -> Iterator[Finding]:
-    """Every cell gives at least MET_SHARE of each kind that it is asked for; where it cannot, the reason is said once for all such cells."""
+    """Every cell gives at least MET_SHARE of each kind that it is asked for; where it cannot, the reason is said once for all of them."""
     asked = quotas(dataset.config.patches)
     counts = read_table(PATCHES, dataset.root, columns=["specimen_id", "kind"]).value_counts()
     explained: dict[tuple[str, str], list[int]] = {}

@@ -1,8 +1,8 @@
 """Where to sample: boxes of the downloaded grid, chosen along the path and by class, the same for ever.
 
 Where a patch lies is decided by (seed, cell, kind, number) and the cell's own data alone, so that another cell in the dataset moves none. A
-kind that a cell cannot give (an axon that was not traced, no dark background) leaves its places empty: there is no substitute of another kind,
-but the weights, which are those of the dataset, make up for it.
+kind that a cell cannot give (an axon that was not traced, no dark background) leaves its places empty: there is no substitute of another
+kind, but the weights, which are those of the dataset, make up for it.
 """
 
 from __future__ import annotations
