@@ -33,7 +33,8 @@ class Proof:
 
     leaks: things that sit on two sides (or in two folds) at once; none, for a split that is sound.
     strata: one row per stratum of at least MIN_STRATUM_CELLS cells (all cells, each value of the STRATUM_COLUMNS and of the line, each
-    combination of the STRATUM_COLUMNS): stratum, cells, train, val, test (shares), deviation_points (largest distance from the shares asked for, in points).
+    combination of the STRATUM_COLUMNS): stratum, cells, train, val, test (shares), deviation_points (largest distance from the shares
+    asked for, in points).
     counts: one row per side: split, cells, donors, full, path_um, voxels (labelled with a class; these two where the table has them).
     """
 
