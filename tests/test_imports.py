@@ -21,6 +21,7 @@ EDGES: dict[str, set[str]] = {
     "raster": {"core"},
     "volumes": {"core"},
     "splitting": {"core", "config"},
+    "sampling": {"core", "config"},
     "built": {"core", "config", "volumes"},
     "sources": {"core", "config", "volumes"},
     "stages.query": {"core", "config", "sources"},
@@ -28,8 +29,8 @@ EDGES: dict[str, set[str]] = {
     "stages.align": {"core", "config", "run", "built"},
     "stages.rasterize": CELLS_ON_DISK | {"raster"},
     "stages.split": {"core", "config", "splitting"},
-    "stages.manifest": CELLS_ON_DISK | {"raster", "splitting"},
-    "stages.report": {"core", "config", "built", "splitting", "volumes"},
+    "stages.manifest": CELLS_ON_DISK | {"raster", "sampling", "splitting"},
+    "stages.report": {"core", "config", "built", "sampling", "splitting", "volumes"},
     # Modules beside the packages: the public face, and the commands that are no stage.
     "errors": {"core"},
     "skeleton": {"core"},

@@ -61,6 +61,7 @@ EXPECTED = {
     "sources/demo": {"query", "download"},
     "raster": {"rasterize", "manifest"},
     "splitting": {"split", "manifest", "report"},
+    "sampling": {"manifest", "report"},
     "run": set(),
     "config": set(),
     "versions": set(),

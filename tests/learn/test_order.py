@@ -17,7 +17,7 @@ def rows(n: int, weight: list[float] | None = None, holds: list[list[int]] | Non
     marks = np.zeros((n, 4), bool)
     for row, classes in enumerate(holds or []):
         marks[row, classes] = True
-    return Rows(np.ones(n, np.int64), np.arange(n), box, np.array(weight or [1.0] * n), marks)
+    return Rows(np.ones(n, np.int64), np.arange(n), box, np.array(weight or [1.0] * n), marks, np.ones((n, 4), bool))
 
 
 def seen(order: Order, epoch: int = 0) -> list[int]:

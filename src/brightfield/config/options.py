@@ -247,12 +247,12 @@ class PatchesConfig:
     ] = field(default_factory=list)
     per_cell: Annotated[int, Field(ge=0, le=100000), _doc("Patches of a cell")] = 200
     seed: Annotated[_Seed, _doc("Seed of the draw")] = 0
-    min_fetched: Annotated[_Share, _doc("Least share of a patch that was downloaded; 1: never outside of it")] = 1.0
+    min_fetched: Annotated[_Share, _doc("Least share of a patch that was downloaded; 1: never outside of it")] = 0.85
     dendrite: Annotated[_Share, _doc("Share centred on dendrites, by path length")] = 0.35
     axon: Annotated[_Share, _doc("Share centred on axon, by path length")] = 0.25
     soma: Annotated[_Share, _doc("Share centred on the soma")] = 0.05
     keypoint: Annotated[_Share, _doc("Share centred on tips and branch points")] = 0.10
-    hard_negative: Annotated[_Share, _doc("Share on dark, untraced, trusted background")] = 0.15
+    hard_negative: Annotated[_Share, _doc("Share centred on dark, untraced, trusted background")] = 0.15
     edge: Annotated[_Share, _doc("Share on pia, edges and blanks")] = 0.05
     random: Annotated[_Share, _doc("Share anywhere")] = 0.05
 

@@ -89,6 +89,10 @@ class Split(StrEnum):
     EXCLUDED = "excluded"
 
 
+SIDES = (Split.TRAIN, Split.VAL, Split.TEST)
+"""The sides of cells that are in the dataset."""
+
+
 class Severity(StrEnum):
     """How bad a finding is; ERROR stops a release."""
 

@@ -369,7 +369,11 @@ PATCHES = Table(
         Column(
             "difficulty", _FLOAT, "1", "0: stain stands out; 1: no contrast (1 - d'/12 of its stretch); null off the arbor", nullable=True
         ),
-        Column("weight", _FLOAT, "1", "Sampling weight: the mix restored within the cell; the weights of a cell add up to 1"),
+        *(
+            Column(f"absent_{name}", _TEXT, "", f"What a voxel of the patch that is not labelled {name} means: absent or unknown")
+            for name in LABEL_NAMES.values()
+        ),
+        Column("weight", _FLOAT, "1", "Sampling weight: gives each side the mix of kinds; those of a side add up to its cells"),
     ),
 )
 

@@ -27,7 +27,8 @@ def patches(root: Path | str = ".", split: str = "train", **options: Any) -> Pat
     """The training patches of one side (train, val, test) of the dataset at `root`, as numpy arrays, in an order that can be repeated.
 
     A sequence of samples: dicts of ``image`` (1, z, y, x) float32, ``mask`` (z, y, x) bool, True where labels are known, each target by its
-    name, ``specimen_id`` and ``patch``. Options, by keyword:
+    name, ``absent`` (4,) bool, ``specimen_id`` and ``patch``. ``absent`` says of soma, axon, basal and apical whether a voxel that is not
+    labelled so is of no such class; where False (the axon of a dendrite-only cell), it may be. Options, by keyword:
 
     - rev: read this git revision from the DVC remote; cache: a folder that keeps what was read of it, of about cache_gb.
     - size: (z, y, x) voxels about the centres of the patches, instead of their boxes.
@@ -57,8 +58,8 @@ class Patches:
     """The patches of one side of a dataset, in the order of the current epoch; `brightfield.patches` makes one.
 
     ``patches[i]`` is the i-th sample of the epoch: a dict of ``image`` (1, z, y, x) float32, ``mask`` (z, y, x) bool that is True where
-    labels are known, each target by its name, and ``specimen_id`` and ``patch``, the key of the row in `schema.PATCHES`. It depends on the
-    seed, the epoch and i alone. Iterating gives them in order and ends by going on to the next epoch.
+    labels are known, each target by its name, ``absent`` (see `patches`), and ``specimen_id`` and ``patch``, the key of the row in
+    `schema.PATCHES`. It depends on the seed, the epoch and i alone. Iterating gives them in order and ends by going on to the next epoch.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Patches:
         cell, window = self._window(row)
         plan = self.recipe.plan(self.order.seed, self._clock.epoch, place, cell.grid, window)
         sample = make_sample(cell, window, plan, self.recipe)
+        sample["absent"] = self.rows.absent[row].copy()
         return {**sample, "specimen_id": int(self.rows.specimen_id[row]), "patch": int(self.rows.patch[row])}
 
     def __iter__(self) -> Iterator[Sample]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.codes import LABEL_NAMES, Split
+from brightfield.core.codes import LABEL_NAMES, SIDES, Split
 from brightfield.core.errors import ConfigError, TableError
 from brightfield.core.schema import PATCHES
 
@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 
     from brightfield.learn.files import Files
 
-SIDES = (Split.TRAIN, Split.VAL, Split.TEST)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Patches, one per row, in the order of the table.
 
     specimen_id, patch: (n,) int64, the key. box: (n, 3, 2) int64, half-open voxel box (z, y, x) of the downloaded grid.
-    weight: (n,) float64, adds up to 1 within a cell. holds: (n, 4) bool, whether any voxel is soma, axon, basal, apical.
+    weight: (n,) float64, gives the mix of kinds to each side. holds: (n, 4) bool, whether any voxel is soma, axon, basal, apical.
+    absent: (n, 4) bool, whether a voxel that is not labelled so is of no such class; False where it may be.
     """
 
     specimen_id: NDArray[np.int64]
@@ -35,6 +34,7 @@ class Rows:
     box: NDArray[np.int64]
     weight: NDArray[np.float64]
     holds: NDArray[np.bool_]
+    absent: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.patch)
@@ -94,4 +94,5 @@ def _rows(frame: pd.DataFrame) -> Rows:
         np.stack(corners, axis=1).reshape(-1, 3, 2),
         frame["weight"].to_numpy(np.float64),
         np.stack(counts, axis=1) > 0,
+        np.stack([frame[f"absent_{name}"].to_numpy() == "absent" for name in LABEL_NAMES.values()], axis=1),
     )

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 
 STRATUM_COLUMNS = ("reconstruction_type", "dendrite_type", "layer")
+"""What a cell is: each value of these is a stratum, and each combination."""
+
+LINE_COLUMN = "line"
+"""The transgenic line: each value is a stratum. In no combination, which would leave few cells in each."""
 
 
 MIN_STRATUM_CELLS = 20
@@ -28,8 +32,9 @@ class Proof:
     """What makes a split believable.
 
     leaks: things that sit on two sides (or in two folds) at once; none, for a split that is sound.
-    strata: one row per stratum of at least MIN_STRATUM_CELLS cells (all cells, each value of the STRATUM_COLUMNS, each combination of
-    them): stratum, cells, train, val, test (shares), deviation_points (largest distance from the shares asked for, in points).
+    strata: one row per stratum of at least MIN_STRATUM_CELLS cells (all cells, each value of the STRATUM_COLUMNS and of the line, each
+    combination of the STRATUM_COLUMNS): stratum, cells, train, val, test (shares), deviation_points (largest distance from the shares
+    asked for, in points).
     counts: one row per side: split, cells, donors, full, path_um, voxels (labelled with a class; these two where the table has them).
     """
 
@@ -83,13 +88,14 @@ def _strata_table(taken: pd.DataFrame, rules: SplitConfig) -> pd.DataFrame:
 
 def strata_of(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every stratum of MIN_STRATUM_CELLS cells or more: all cells, each value of each column, each combination of the three."""
+    columns = (*STRATUM_COLUMNS, LINE_COLUMN)
     if len(cells) >= MIN_STRATUM_CELLS:
         yield "all", cells
-    known = cells.assign(**{column: cells[column].fillna("unknown") for column in STRATUM_COLUMNS})
-    for columns in (*([column] for column in STRATUM_COLUMNS), list(STRATUM_COLUMNS)):
-        for values, members in known.groupby(columns, sort=True):
+    known = cells.assign(**{column: cells[column].fillna("unknown") for column in columns})
+    for keys in (*([column] for column in columns), list(STRATUM_COLUMNS)):
+        for values, members in known.groupby(keys, sort=True):
             if len(members) >= MIN_STRATUM_CELLS:
-                yield " ".join(f"{c}={v}" if len(columns) == 1 else str(v) for c, v in zip(columns, values, strict=True)), members
+                yield " ".join(f"{c}={v}" if len(keys) == 1 else str(v) for c, v in zip(keys, values, strict=True)), members
 
 
 def _counts(taken: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,8 @@ def dataset_config(label_kind: str = "semantic", **patches: Any) -> Config:
 
     image = ImageConfig(level=0, z_step=1, tile_px=64, chunk_zyx=[12, 128, 192], shard_zyx=[24, 128, 192])
     labels = LabelsConfig(kind=LabelKind(label_kind))
-    return Config(image=image, labels=labels, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **patches}))
+    mix = {"axon": 0.0, "soma": 0.0, "hard_negative": 0.0}  # a cable of dendrite in noise has none of these
+    return Config(image=image, labels=labels, patches=PatchesConfig(**{"size_zyx": [8, 16, 16], "per_cell": 20, **mix, **patches}))
 
 
 def make_dataset(root: Path, config: Config | None = None) -> Config:
@@ -76,8 +77,9 @@ def publish(root: Path, config: Config) -> None:
     from brightfield.stages.manifest.hub import write_hub
     from brightfield.stages.manifest.listing import write_listing
     from brightfield.stages.manifest.nodes import export_swc
-    from brightfield.stages.manifest.patches import sample, voxels_of
+    from brightfield.stages.manifest.patches import sample, weigh
     from brightfield.stages.manifest.table import build_manifest
+    from brightfield.stages.manifest.voxels import voxels_of
 
     hashes = {i: sha256_file(root / skeleton_file(i)) for i in DATASET_CELLS[:4]}
     splits = assign(read_table(CELLS, root), config.split, swc_sha256=hashes, alignment=read_table(ALIGNMENT_CELLS, root))
@@ -91,6 +93,7 @@ def publish(root: Path, config: Config) -> None:
         for row, fold in zip(taken, folds, strict=True)
     ]
     write_table(PATCHES, pd.concat(cells), root)
+    weigh(root, config.patches)
     for cell in built.values():
         export_swc(cell.specimen_id, cell.skeleton, cell.grid, root)
     write_hub(root)

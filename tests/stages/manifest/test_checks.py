@@ -37,6 +37,7 @@ from brightfield.stages.manifest.checks import BEFORE_LISTING, CHECKS, check_has
 from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.stages.manifest.hub import write_hub
 from brightfield.stages.manifest.listing import check_files, check_orphans, write_listing
+from brightfield.stages.manifest.mix_checks import check_mix, check_quotas
 from brightfield.testing.dataset import dataset_config, make_dataset, publish, table_row
 from brightfield.volumes.volume import open_volume
 
@@ -335,7 +336,7 @@ FAULTS: dict[str, tuple[Fault, str, int | None, str]] = {
     "a patch where nothing was downloaded": (_shift_patch, "patches", 101, "outside of what was downloaded"),
     "a patch that counts wrong": (_patch_row("voxels_basal", 99999), "patches", 101, "row counts"),
     "a patch on another side": (_patch_row("split", "test"), "patches", 101, "on side"),
-    "a weight": (_patch_row("weight", 0.9), "patches", 101, "weights add up"),
+    "a weight": (_patch_row("weight", 0.9), "patches", 101, "weights that restore the mix"),
     "patches of an excluded cell": (_excluded_patch, "patches", 104, "excluded or unknown"),
     "a changed card": (_broken_card, "description", None, "README.md"),
     "a changed croissant": (_broken_croissant, "description", None, "croissant.json"),
@@ -362,6 +363,36 @@ def test_unbalanced_sides_are_a_warning(dataset: Path) -> None:
     found = run_checks(dataset)
     assert [(f.severity, f.check) for f in found] == [(Severity.WARNING, "balance")]
     assert "no cell is on side test" in found[0].message
+
+
+@pytest.mark.slow
+def test_a_mix_that_the_cells_cannot_give_is_told_once_with_the_reason(dataset: Path) -> None:
+    """Cables of dendrite in noise: no axon, and nothing that is dark."""
+    _with_config(dataset, dataset_config(axon=0.25, hard_negative=0.15))
+    found = run_checks(dataset)
+    mix = [f for f in found if f.check == "mix"]
+    assert [(f.severity, f.message.split(":")[0]) for f in mix] == [
+        (Severity.WARNING, f"side {side} gives no axon, hard_negative") for side in ("test", "train", "val")
+    ]
+    told = [(f.severity, f.message) for f in found if f.check == "quotas"]
+    few = "3 cell(s) give fewer than 80% of their {}: {} (101, 102, 103)"
+    assert told == [
+        (Severity.INFO, few.format("axon patches", "the axon is unknown where it is not traced")),
+        (
+            Severity.INFO,
+            few.format("hard_negative patches", "the axon is unknown, and no stain of it is marked as unexplained"),
+        ),
+    ]
+    assert len(found) == len(mix) + len(told)
+
+
+@pytest.mark.slow
+def test_a_cell_that_could_give_more_patches_is_named(dataset: Path) -> None:
+    drop = lambda frame: frame[(frame["specimen_id"] != 102) | (frame["kind"] != "random")]  # noqa: E731
+    _edit(dataset, PATCHES, drop)
+    found = run_checks(dataset, (check_quotas, check_mix))
+    assert [(f.check, f.specimen_id, f.severity) for f in found] == [("mix", None, Severity.WARNING), ("quotas", 102, Severity.WARNING)]
+    assert "0 of 2 random patches" in found[1].message
 
 
 @pytest.mark.slow

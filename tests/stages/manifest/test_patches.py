@@ -22,8 +22,11 @@ from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Window
 from brightfield.core.tables import read_table, write_table
 from brightfield.raster.voxels import rasterize
-from brightfield.stages.manifest.patches import CLASSES_OF, CellVoxels, _median, darkest, patch_shape, sample, voxels_of
-from brightfield.stages.manifest.quotas import PATCH_KINDS, quotas
+from brightfield.sampling.mix import PATCH_KINDS, quotas
+from brightfield.stages.manifest.dark import dark_spots, median
+from brightfield.stages.manifest.patches import patch_shape, sample
+from brightfield.stages.manifest.places import CLASSES_OF
+from brightfield.stages.manifest.voxels import CellVoxels, voxels_of
 from brightfield.testing.dataset import dataset_config, make_dataset
 
 GRID = Grid((24, 160, 160), (1.0, 0.5, 0.5))
@@ -77,19 +80,6 @@ def _boxes(frame: pd.DataFrame) -> list[tuple[slice, slice, slice]]:
 # -------------------------------------------------------------------------------------------------------------------- the mix
 
 
-@given(st.integers(0, 1000), st.lists(st.floats(0, 1), min_size=7, max_size=7))
-def test_quotas_add_up_and_are_within_one_of_the_mix(per_cell: int, shares: list[float]) -> None:
-    rules = replace(RULES, per_cell=per_cell, **dict(zip(PATCH_KINDS, shares, strict=True)))
-    counts, total = quotas(rules), sum(shares)
-    assert sum(counts.values()) == (per_cell if total else 0)
-    assert all(abs(counts[k] - (per_cell * s / total if total else 0)) < 1 + 1e-6 for k, s in zip(PATCH_KINDS, shares, strict=True))
-
-
-def test_the_default_mix_is_the_published_one() -> None:
-    expected = {"dendrite": 70, "axon": 50, "soma": 10, "keypoint": 20, "hard_negative": 30, "edge": 10, "random": 10}
-    assert quotas(PatchesConfig()) == expected
-
-
 def test_a_full_cell_fills_every_quota_but_the_dark_background() -> None:
     counts = sample(_cell(), RULES)["kind"].value_counts()
     assert {k: counts[k] for k in PATCH_KINDS if k != "hard_negative"} == {k: n for k, n in quotas(RULES).items() if k != "hard_negative"}
@@ -102,13 +92,6 @@ def test_the_table_keeps_its_contract(tmp_path: Path) -> None:
     assert len(read_table(PATCHES, tmp_path)) == len(frame)
     assert set(frame["split"]) == {"val"}
     assert set(frame["fold"]) == {3}
-
-
-def test_weights_restore_the_mix_and_add_up_to_one() -> None:
-    frame = sample(_cell(), RULES)
-    by_kind = frame.groupby("kind")["weight"].sum()
-    assert by_kind.sum() == pytest.approx(1)
-    assert by_kind["dendrite"] / by_kind["axon"] == pytest.approx(0.35 / 0.25)
 
 
 # --------------------------------------------------------------------------------------------------------- inside and known
@@ -129,11 +112,20 @@ def test_counts_are_those_of_the_labels_and_centres_are_known() -> None:
 
 def test_patches_stay_inside_what_was_downloaded() -> None:
     gone = lambda z, y0, x0: (x0 >= 120) | (z == 2)  # noqa: E731
-    frame = sample(_cell(tiles=_tiles(gone=gone)), RULES)
+    frame = sample(_cell(tiles=_tiles(gone=gone)), replace(RULES, min_fetched=1.0))
     assert len(frame) > 20
     assert (frame["fetched_fraction"] == 1).all()
     assert (frame["x1"] <= 120).all()
     assert ((frame["z0"] > 2) | (frame["z1"] <= 2)).all()
+
+
+def test_missing_planes_leave_a_cell_its_patches() -> None:
+    """Every box of 8 planes has one that is missing: with all of it wanted there would be none."""
+    tiles = _tiles(gone=lambda z, y0, x0: z % 8 == 3)
+    assert len(sample(_cell(tiles=tiles), replace(RULES, min_fetched=1.0))) == 0
+    frame = sample(_cell(tiles=tiles), replace(RULES, hard_negative=0))
+    assert frame["kind"].value_counts().to_dict() == {k: n for k, n in quotas(replace(RULES, hard_negative=0)).items() if n}
+    assert (frame["fetched_fraction"] == 0.875).all()
 
 
 def test_a_lower_least_share_lets_patches_stick_out_with_their_centre_inside() -> None:
@@ -194,19 +186,33 @@ def test_a_dendrite_only_cell_gives_no_axon_patches() -> None:
     assert frame["weight"].sum() == pytest.approx(1)
 
 
+HARD = replace(RULES, per_cell=60, hard_negative=1.0, dendrite=0, axon=0, soma=0, keypoint=0, edge=0, random=0)
+
+
 def test_hard_negatives_are_dark_untraced_and_trusted() -> None:
     codes = rasterize(_skeleton(), GRID)
     cell = _cell(codes=codes)
-    rules = replace(RULES, per_cell=60, hard_negative=1.0, dendrite=0, axon=0, soma=0, keypoint=0, edge=0, random=0)
-    frame = sample(cell, rules)
+    frame = sample(cell, HARD)
     assert len(frame) >= 5
     for box in _boxes(frame):
-        assert cell.image(tuple((s.start, s.stop) for s in box)).min() == 90  # type: ignore[arg-type]
-        assert not np.isin(codes[box], NEURITE_LABELS).any()
+        dark = (cell.image(tuple((s.start, s.stop) for s in box)) == 90) & ~np.isin(codes[box], NEURITE_LABELS)  # type: ignore[arg-type]
+        assert dark.any()
     blanked = codes.copy()
     for y, x in DARK:
         blanked[3:6, y - 1 : y + 7, x - 1 : x + 7] = Label.UNKNOWN
-    assert len(sample(_cell(codes=blanked), rules)) == 0
+    assert len(sample(_cell(codes=blanked), HARD)) == 0
+
+
+def test_a_cell_with_an_unknown_axon_gives_hard_negatives_only_where_the_labels_say_what_is_unexplained() -> None:
+    traced = frozenset(NEURITE_LABELS) - {Label.AXON}
+    assert len(sample(_cell(traced=traced), HARD)) == 0
+    marked = rasterize(_skeleton(), GRID)
+    marked[3:6, 70:76, 130:136] = Label.UNKNOWN  # the second dark spot is an axon that nobody traced
+    frame = sample(_cell(traced=traced, explained=True, codes=marked), HARD)
+    assert len(frame) >= 5
+    pd.testing.assert_frame_equal(frame.iloc[:, 2:10], sample(_cell(codes=marked), HARD).iloc[:, 2:10])
+    assert set(frame["absent_axon"]) == {"unknown"}
+    assert set(frame["absent_basal"]) == {"absent"}
 
 
 def test_edges_touch_the_outside_of_what_was_downloaded() -> None:
@@ -270,22 +276,49 @@ def test_picks_are_even_over_the_voxels_that_came() -> None:
     assert np.abs(np.histogram(picked[:, 2], bins=4, range=(0, 160))[0] / 4000 - 0.25).max() < 0.03
 
 
-def test_noise_is_not_dark() -> None:
-    noise = np.random.default_rng(2).normal(189, 2.15, (16, 64, 64)).round().astype(np.uint8)
-    everywhere = np.ones(noise.shape, bool)
-    assert darkest(noise, everywhere) is None
-    noise[7, 30:34, 20:24] = 150
-    at = darkest(noise, everywhere)
-    assert at is not None
-    assert at[0] == 7
-    assert abs(at[1] - 31.5) <= 1
-    assert darkest(noise, np.zeros(noise.shape, bool)) is None
+NEAR = np.array([1, 3, 3])
+
+
+def _noise() -> np.ndarray:
+    return np.random.default_rng(2).normal(189, 2.15, (16, 64, 64)).round().astype(np.uint8)
+
+
+def test_noise_is_not_dark_and_a_speck_is() -> None:
+    noise, codes = _noise(), np.zeros((16, 64, 64), np.uint8)
+    assert len(dark_spots(noise, codes, NEAR)) == 0
+    noise[7, 30:33, 20:23] = 150
+    assert dark_spots(noise, codes, NEAR).tolist() == [[7, 31, 21]]
+
+
+@pytest.mark.parametrize("what", [Label.UNKNOWN, Label.AXON])
+def test_a_speck_near_a_neurite_or_unknown_voxels_is_no_hard_negative(what: Label) -> None:
+    noise, codes = _noise(), np.zeros((16, 64, 64), np.uint8)
+    noise[7, 30:33, 20:23] = 150
+    codes[7, 31, 25] = what
+    assert len(dark_spots(noise, codes, NEAR)) == 1
+    codes[7, 31, 24] = what
+    assert len(dark_spots(noise, codes, NEAR)) == 0
+
+
+def test_the_blur_of_a_neurite_is_no_spot_wherever_the_trusted_background_begins() -> None:
+    """Above a thick dark band the image darkens towards it, plane by plane: nothing culminates there."""
+    image, codes = np.full((16, 64, 64), 189, np.uint8), np.zeros((16, 64, 64), np.uint8)
+    image[:12] -= (10 * np.arange(12)).astype(np.uint8)[:, None, None]
+    codes[11:] = Label.UNKNOWN
+    assert len(dark_spots(image, codes, NEAR)) == 0
+
+
+def test_voxels_without_a_pixel_are_not_dark() -> None:
+    noise = _noise()
+    noise[:, :, 40:] = 0
+    codes = np.where(noise == 0, Label.UNKNOWN, Label.BACKGROUND).astype(np.uint8)
+    assert len(dark_spots(noise, codes, NEAR)) == 0
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
 def test_the_median_of_counts_is_the_lower_median_of_the_values(values: list[int]) -> None:
     counts = np.bincount(values)
-    assert _median(np.arange(len(counts)), counts) == sorted(values)[(len(values) - 1) // 2]
+    assert median(np.arange(len(counts)), counts) == sorted(values)[(len(values) - 1) // 2]
 
 
 # ------------------------------------------------------------------------------------------------------------- of a dataset

@@ -181,6 +181,10 @@ _MADE = (
         band=Band(14.0, 0.05, 0.0002), neighbour=True,
     ),
     _Made(900_000_010, 900_100_011, ArborPlan(10, _SMALL, 4, False, 90.0, 1300.0, 0), "Vip-IRES-Cre", "2/3", "sparsely spiny"),
+    _Made(900_000_012, 900_100_012, ArborPlan(11, _SMALL, 4, True, 65.0, 1000.0, 1), "Ntsr1-Cre_GN220", "6a", "spiny"),
+    _Made(900_000_013, 900_100_013, ArborPlan(12, _SMALL, 5, True, 65.0, 60.0), "Rbp4-Cre_KL100", "5", "spiny"),
+    _Made(900_000_014, 900_100_014, ArborPlan(13, _SMALL, 5, True, 65.0, 1000.0, 2), "Nr5a1-Cre", "4", "spiny", newline="\r\n"),
+    _Made(900_000_015, 900_100_015, ArborPlan(14, _SMALL, 5, False, 70.0, 50.0), "Pvalb-IRES-Cre", "2/3", "aspiny"),
 )  # fmt: skip
 
 _NOT_TRACED_ID, _NOT_TRACED_DONOR = 900_000_011, 900_100_008
@@ -195,7 +199,7 @@ def demo_cells(seed: int = 7) -> tuple[DemoCell, ...]:
     """
     real = [_real_cell(number, facts, seed) for number, facts in enumerate(_REAL)]
     made = [_made_cell(len(real) + number, made, seed) for number, made in enumerate(_MADE)]
-    return (*real, *made, _not_traced_cell(len(real) + len(made)))
+    return tuple(sorted((*real, *made, _not_traced_cell(len(real) + len(made))), key=lambda cell: cell.specimen_id))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ real ones

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import brightfield
 from brightfield.config.options import Config, SourceKind
-from brightfield.core.codes import LABEL_NAMES, Label, Reason, Split
+from brightfield.core.codes import LABEL_NAMES, SIDES, Label, Reason, Split
 from brightfield.core.errors import TableError
 from brightfield.core.files import write_text
 from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, DATA_DIR, IMAGES_DIR, LABELS_DIR, SKELETONS_DIR, hub_file
@@ -20,8 +20,9 @@ from brightfield.core.schema import MANIFEST, PATCHES, TABLES, Table
 from brightfield.core.tables import read_table
 from brightfield.core.text import markdown, markdown_code
 from brightfield.core.urls import web_link
+from brightfield.sampling.mix import delivered
 from brightfield.splitting.proof import prove
-from brightfield.stages.manifest.hub import HUB_TABLES, SIDES
+from brightfield.stages.manifest.hub import HUB_TABLES
 from brightfield.stages.manifest.table import hash_and_size, terms
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def license_answers(config: Config) -> dict[str, str]:
 
 def card(root: Path, config: Config) -> str:
     """The dataset card in Markdown with the YAML front matter of the Hugging Face Hub."""
-    manifest, patches = read_table(MANIFEST, root), read_table(PATCHES, root, columns=["kind", "split"])
+    manifest, patches = read_table(MANIFEST, root), read_table(PATCHES, root, columns=["kind", "split", "weight"])
     taken = manifest[manifest["split"] != Split.EXCLUDED]
     sections = [
         _front_matter(config, len(patches)),
@@ -96,6 +97,7 @@ def card(root: Path, config: Config) -> str:
         f"## What is in it\n\n{_composition(manifest, taken, config)}",
         f"## Splits\n\n{_splits(taken, config)}",
         f"## Labels\n\n{_codes()}",
+        f"## Patches\n\n{_patches(patches, config)}",
         f"## Use it\n\n{_usage()}",
         "## Terms\n\n" + "\n".join(f"- **{question}** {markdown(answer)}" for question, answer in license_answers(config).items()),
         f"## Cite\n\n{markdown(terms(config).citation)}",
@@ -158,6 +160,26 @@ def _splits(taken: pd.DataFrame, config: Config) -> str:
     leaks = "no donor, image series or skeleton is on two sides" if not proof.leaks else f"{len(proof.leaks)} LEAKS"
     worst = f"; the worst of {len(proof.strata)} strata is {proof.max_deviation_points:.1f} points off" if len(proof.strata) else ""
     return f"{table}\n\nStrategy `{config.split.strategy}`: {leaks}{worst}. Cells that are added later move none of these."
+
+
+def _patches(patches: pd.DataFrame, config: Config) -> str:
+    frame = delivered(patches, config.patches)
+    sides = [side.value for side in SIDES]
+    rows = [
+        (r["kind"].replace("_", " "), _points(r["asked"]), r["patches"], _points(r["share"]), *(_points(r[side]) for side in sides))
+        for r in frame.to_dict("records")
+    ]
+    table = _markdown(("kind", "asked, %", "patches", "of all patches, %", *(f"{side}, % by weight" for side in sides)), rows)
+    return (
+        f"{table}\n\nA cell gives at most {config.patches.per_cell} patches, and none of a kind that it does not have: no axon where its "
+        "axon is unknown, and no hard negatives there unless what is stained and not traced is marked. The column `weight` makes up for "
+        "it: drawn by weight, each side has the mix that was asked for. `absent_<class>` says of each patch whether a voxel not labelled "
+        "so is of no such class (absent) or may be (unknown)."
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[Any]:

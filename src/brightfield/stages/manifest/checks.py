@@ -31,6 +31,7 @@ from brightfield.stages.manifest import card
 from brightfield.stages.manifest.findings import error_of, warning_of
 from brightfield.stages.manifest.hub import check_hub
 from brightfield.stages.manifest.listing import check_files, check_orphans
+from brightfield.stages.manifest.mix_checks import check_mix, check_quotas, check_weights
 from brightfield.stages.manifest.table import DECIDING_GROUPS, NOT_STATED, StoreHasher, hash_and_size, named_files
 from brightfield.stages.manifest.voxel_checks import check_codes, check_components, check_grids, check_nodes, check_patches, check_pyramids
 
@@ -252,6 +253,9 @@ CHECKS: tuple[Check, ...] = (
     check_balance,
     check_alignment,
     check_patches,
+    check_weights,
+    check_mix,
+    check_quotas,
     check_description,
 )
 

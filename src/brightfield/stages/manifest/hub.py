@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brightfield.built.dataset import Dataset
-from brightfield.core.codes import Finding, Split
+from brightfield.core.codes import SIDES, Finding, Split
 from brightfield.core.layout import hub_file
 from brightfield.core.schema import MANIFEST, PATCHES, Table
 from brightfield.core.tables import read_table, write_table
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HUB_TABLES = (MANIFEST, PATCHES)
-SIDES = (Split.TRAIN, Split.VAL, Split.TEST)
 
 
 def hub_files() -> list[Path]:

@@ -25,8 +25,9 @@ from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.stages.manifest.hub import write_hub
 from brightfield.stages.manifest.listing import write_listing
 from brightfield.stages.manifest.nodes import export_swc, nodes_of
-from brightfield.stages.manifest.patches import sample, voxels_of
+from brightfield.stages.manifest.patches import sample, weigh
 from brightfield.stages.manifest.table import build_manifest
+from brightfield.stages.manifest.voxels import voxels_of
 
 DECIDING = (
     "patches",
@@ -46,6 +47,7 @@ def run(config: Config, root: Path) -> None:
     cache = WorkCache(root, "manifest", (NODES, PATCHES, EXPORTS_DIR), config.compute.work_dir)
     done = cache.run(_tasks(config, root), Engine(config.compute, "patches").map, on_failure=config.download.on_failure)
     print(f"manifest: {done}")
+    weigh(root, config.patches)
     write_table(MANIFEST, build_manifest(root, config, source_url=published_name(config.source)), root)
     write_hub(root)
     write_card(root, config)

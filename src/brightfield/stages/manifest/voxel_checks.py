@@ -18,7 +18,7 @@ from brightfield.core.schema import NODES, PATCHES, TILES
 from brightfield.core.space import Grid, Shape, Window, download_grid, stack_grid
 from brightfield.core.tables import read_table
 from brightfield.stages.manifest.findings import error_of, warning_of
-from brightfield.stages.manifest.patches import centre_of
+from brightfield.stages.manifest.places import centre_of
 from brightfield.volumes.volume import Volume, open_volume
 
 if TYPE_CHECKING:
@@ -187,8 +187,6 @@ def check_patches(dataset: Dataset) -> Iterator[Finding]:
 def _patch_faults(dataset: Dataset, specimen_id: int, cell: dict[str, Any], patches: pd.DataFrame) -> Iterator[str]:
     if set(patches["split"]) != {cell["split"]}:
         yield f"patches are on side {sorted(set(patches['split']))}, the cell on {cell['split']}"
-    if abs(float(patches["weight"].sum()) - 1) > 1e-6:
-        yield f"weights add up to {patches['weight'].sum():.6f} instead of 1"
     boxes = patches[["z0", "z1", "y0", "y1", "x0", "x1"]].to_numpy(np.int64).reshape(-1, 3, 2)
     shape = (cell["shape_z"], cell["shape_y"], cell["shape_x"])
     outside = np.flatnonzero(((boxes[:, :, 0] < 0) | (boxes[:, :, 1] > shape) | (boxes[:, :, 0] >= boxes[:, :, 1])).any(axis=1))

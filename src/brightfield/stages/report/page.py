@@ -22,6 +22,7 @@ from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_FILE, image_
 from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, PATCHES, TILES
 from brightfield.core.tables import read_table
 from brightfield.core.urls import web_link
+from brightfield.sampling.mix import delivered
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, Proof, prove
 from brightfield.stages.report.pictures import Overlay, Picture, centre_voxel, colour, overlay, projection, slices
 from brightfield.volumes.volume import open_volume
@@ -185,6 +186,7 @@ def _page(material: Material, changes: str) -> str:
         "unknown_colour": colour(Label.UNKNOWN),
         "classes": _classes(material),
         "proof": material.proof,
+        "mix": _records(delivered(read_table(PATCHES, material.root, columns=["kind", "split", "weight"]), material.config.patches)),
         "strata": _records(material.proof.strata),
         "counts": _records(material.proof.counts),
         "limits": {"points": MAX_DEVIATION_POINTS, "cells": MIN_STRATUM_CELLS},

@@ -1,0 +1,1 @@
+"""The mix of training patches: what was asked for, and what came."""
