@@ -21,9 +21,7 @@ def show(scene: Scene) -> Callable[[], None]:
 
     viewer = napari.Viewer(title=f"cell {scene.specimen_id}", ndisplay=2)
     for kind, data, options in _layers(scene):
-        getattr(viewer, f"add_{kind}")(data, **options)
-    viewer.scale_bar.visible = True
-    viewer.scale_bar.unit = "um"
+        getattr(viewer, f"add_{kind}")(data, units="um", **options)
     centre = scene.grid.to_um(scene.centre_zyx)
     viewer.dims.set_point(0, float(centre[0]))
     viewer.camera.center = tuple(centre.tolist())
