@@ -122,7 +122,7 @@ def test_the_labels_lie_on_the_stain_in_their_own_colours(browser: Browser, stai
 
 
 def test_the_skeleton_runs_through_the_middle_of_its_label(browser: Browser, stained: Path) -> None:
-    picture = browser.shot("skeleton")
+    picture = browser.shot("image", "labels", "skeleton")
     basal = np.abs(picture - LABEL_COLOURS_RGB[Label.BASAL_DENDRITE]).max(axis=-1) < 40
     rows, columns = np.nonzero(basal[:, HEIGHT_PX // 2 :])
     assert len(rows) > 300

@@ -34,8 +34,7 @@ def _layers(scene: Scene) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     if scene.image is not None:
         yield "image", list(scene.image.arrays), {"name": "image", "contrast_limits": scene.contrast, "multiscale": True, **placed}
     if scene.labels is not None:
-        tints: dict[int | None, str] = {None: "transparent"}
-        tints |= colours.label_colours()
+        tints: dict[int | None, str] = {None: "transparent", **dict(colours.label_colours().items())}
         reason = list(scene.labels.sub(REASON_GROUP).arrays)
         yield "labels", list(scene.labels.arrays), {"name": "labels", "colormap": tints, "opacity": 0.5, "multiscale": True, **placed}
         yield "labels", reason, {"name": "reason", "visible": False, "multiscale": True, **placed}
