@@ -51,8 +51,8 @@ docs: env ## the documentation as a site in site/, with every link checked; open
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lock: $(UV) ## recompute requirements.lock from pyproject.toml
-	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --group dev --group docs --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
-	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra learn --group dev --constraint requirements.lock --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements-learn.lock
+	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra view --group dev --group docs --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra view --extra learn --group dev --constraint requirements.lock --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements-learn.lock
 
 clean: ## remove the environment and the work cache, never data
 	rm -rf $(VENV) $(LEARN) .tools .work

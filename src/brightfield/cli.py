@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_stage,
         _add_refresh,
         _add_check,
+        _add_view,
         _add_evaluate,
         _add_salt,
         _add_versions,
@@ -258,6 +259,21 @@ def _check(words: argparse.Namespace) -> int:
     else:
         print(as_text(findings))
     return CheckError.exit_code if any(finding.severity == Severity.ERROR for finding in findings) else 0
+
+
+def _add_view(commands: Commands) -> None:
+    from brightfield.viewing.command import add_arguments
+
+    add_arguments(_add(commands, "view", _view, "show cells in a browser: stain, labels, skeleton, alignment, predictions"))
+
+
+def _view(words: argparse.Namespace) -> int:
+    from brightfield.viewing.command import shown
+
+    with shown(words) as show:
+        print(show.text, flush=True)
+        show.wait()
+    return 0
 
 
 def _add_evaluate(commands: Commands) -> None:

@@ -236,6 +236,6 @@ def test_what_cannot_be_told_is_asked(tmp_path: Path, names: list[str], path: st
 
 def test_a_compressed_tiff_is_unpacked_to_disk(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "7.tif", CODES, compression="zlib")
-    raw = predictions._open_raw(tmp_path / "7.tif")
+    raw = predictions.open_raw(tmp_path / "7.tif")
     assert isinstance(raw.read(GRID.window), np.ndarray)
     assert [path.name for path in tmp_path.iterdir()] == ["7.tif"]

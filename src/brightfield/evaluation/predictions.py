@@ -145,8 +145,8 @@ def open_volume_prediction(path: Path, grids: Sequence[Grid], threshold: float |
     codes of `codes.Label`, booleans are foreground. Raises StackError for a file that cannot be read, and GridError, naming file, shape
     and voxel size, for a volume that lies on none of the grids.
     """
-    raw = _open_raw(path)
-    level = _level_of(raw, grids)
+    raw = open_raw(path)
+    level = level_of(raw, grids)
     if raw.dtype.kind not in "iubf":
         raise StackError(f"its values are {raw.dtype}; write whole numbers, booleans or floating point", path=path)
     if threshold is None and raw.dtype.kind == "f":
@@ -171,7 +171,8 @@ def _codes(raw: RawVolume, window: Window) -> NDArray[np.uint8]:
     return codes.astype(np.uint8)
 
 
-def _open_raw(path: Path) -> RawVolume:
+def open_raw(path: Path) -> RawVolume:
+    """The volume of a file (OME-Zarr, npy, TIFF), to be read window by window. Raises StackError for one that cannot be read."""
     if path.suffix.lower() == ".npy":
         return _open_npy(path)
     if path.suffix.lower() in (".tif", ".tiff"):
@@ -212,7 +213,8 @@ def _windows_of(array: NDArray[Any]) -> Callable[[Window], NDArray[Any]]:
 # ------------------------------------------------------------------------------------------------------------- where it lies
 
 
-def _level_of(raw: RawVolume, grids: Sequence[Grid]) -> int:
+def level_of(raw: RawVolume, grids: Sequence[Grid]) -> int:
+    """The level of a pyramid that a volume lies on. Raises GridError, naming file, shape and voxel size, where it lies on none."""
     for level, grid in enumerate(grids):
         if raw.shape_zyx == grid.shape_zyx and _agrees(raw, grid):
             return level
