@@ -68,7 +68,7 @@ def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) 
     assert cells["selected"].tolist() == [True] * 4
     assert cells["layer"].to_dict() == {"a": "5", "b": "2/3", "c": "4", "d": "4"}
     assert (tmp_path / "look.png").is_file()
-    assert (tmp_path / "reports" / "report.html").is_file()
+    assert (tmp_path / "reports" / "report" / "index.html").is_file()
 
 
 def test_every_message_on_the_page_is_one_that_the_code_gives() -> None:

@@ -173,7 +173,7 @@ def test_two_branches_merge_as_the_page_says_and_no_finished_cell_is_computed_ag
     command(ours, "git", "switch", "-q", "thicker-labels")
     command(ours, "git", "merge", "-q", "more-cells", ok=False)
     command(ours, "git", "checkout", "-q", "--ours", "dvc.lock", "params.yaml", "reports")
-    assert computed(commit(ours, thick)) == {"skeletons": 0, "download": 0, "align": 1, "rasterize": 1, "manifest": 1}
+    assert computed(commit(ours, thick)) == {"skeletons": 0, "download": 0, "align": 1, "rasterize": 1, "manifest": 1, "report": 1}
     assert len(list((ours / "data/labels").iterdir())) == len(CELLS)
     assert "0 error" in command(ours, "brightfield", "check")
 
@@ -209,7 +209,7 @@ def test_bad_cells_stop_the_build_or_are_left_out_with_their_reasons(stacks: Pat
     assert set(cells.index[cells["split"] == "excluded"]) >= {12, 13}
     assert cells["reason"][13].startswith("13/13.swc:2: x is not a number")
     assert cells["reason"][12].startswith("download: ")
-    report = html.unescape((root / "reports/report.html").read_text())
+    report = html.unescape((root / "reports/report/index.html").read_text())
     assert all(reason in report for reason in cells["reason"][[12, 13]])
     assert str(tmp_path) not in "".join(cells["reason"].dropna())
     command(root, "brightfield", "check")
