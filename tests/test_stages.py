@@ -118,16 +118,16 @@ def test_a_change_costs_what_it_changes(built: Path, stacks: Path, tmp_path: Pat
 
     assert build("compute.workers=1") == (set(), {})
     ran, done = build("split.val=0.25")
-    assert (ran, done) == ({"split", "manifest", "report"}, {"manifest": (0, 4)})
+    assert (ran, done) == ({"split", "manifest", "report"}, {"manifest": (0, 4), "report": (0, 4)})
     ran, done = build("labels.rim_um=0.3")
     assert not ran & {"query", "download", "align"}
     assert done["rasterize"] == (4, 0)
     assert build()[1].get("rasterize", (0, 4)) == (0, 4)
     assert (root / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
 
-    report = root / "src/brightfield/stages/report/page.py"
+    report = root / "src/brightfield/stages/report/cell.py"
     report.write_text(report.read_text().replace('"""', '"""Edited. ', 1))
-    assert build("as it is") == ({"report"}, {})
+    assert build("as it is") == ({"report"}, {"report": (0, 4)})
 
     ran, done = build("source.specimen_ids=[11,12,13]")
     assert all(new == 0 for new, _ in done.values())
