@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +72,7 @@ def draw_cell(out: Path, root: Path, cell: CellMaterial) -> None:
         TEMPLATES[0],
         row=cell.row,
         seen=_pictures(root, cell, page.parent) if cell.has_volumes else None,
-        verdicts=verdicts(cell.stretches),
+        verdicts=verdicts(lengths_by_verdict(cell.stretches).get(cell.specimen_id, {})),
         reasons=[Bar(name.replace("_", " "), number(n), n / most, colour(Label.UNKNOWN)) for name, n in unknown],
         facts=_facts(cell.row) | _alignment(cell.grade),
         noticed=cell.noticed,
@@ -95,11 +95,21 @@ def _pictures(root: Path, cell: CellMaterial, folder: Path) -> Seen:
     return Seen(picture, overlay(cell.nodes, image.shape[1:]), cuts)
 
 
-def verdicts(stretches: pd.DataFrame) -> list[Bar]:
-    """Path length by verdict, as shares of all stretches."""
-    whole = float(stretches["length_um"].sum()) or 1.0
-    lengths = {verdict: float(stretches.loc[stretches["verdict"] == verdict, "length_um"].sum()) for verdict in VERDICT_COLOURS}
-    return [Bar(verdict.value, length(um), um / whole, VERDICT_COLOURS[verdict]) for verdict, um in lengths.items() if um]
+def verdicts(lengths: Mapping[str, float]) -> list[Bar]:
+    """Path length (um) by verdict, as shares of all of it."""
+    whole = sum(lengths.values()) or 1.0
+    found = [(verdict, lengths.get(verdict.value, 0.0)) for verdict in VERDICT_COLOURS]
+    return [Bar(verdict.value, length(um), um / whole, VERDICT_COLOURS[verdict]) for verdict, um in found if um]
+
+
+def lengths_by_verdict(stretches: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """Path length (um) by verdict, of every cell in `stretches` (`schema.ALIGNMENT`)."""
+    found: dict[int, dict[str, float]] = {}
+    columns = (stretches[name].tolist() for name in ("specimen_id", "verdict", "length_um"))
+    for specimen_id, verdict, um in zip(*columns, strict=True):
+        lengths = found.setdefault(specimen_id, {})
+        lengths[verdict] = lengths.get(verdict, 0.0) + um
+    return found
 
 
 def _facts(row: Row) -> dict[str, str]:

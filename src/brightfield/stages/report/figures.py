@@ -17,6 +17,7 @@ from brightfield.stages.report.pictures import colour
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 INK, SOFT, BAR = "#1d2730", "#5c6b78", "#5b7083"
 SIDE_COLOURS = dict(zip(SIDES, ("#33638d", "#8fb8d8", "#e0a526"), strict=True))
@@ -44,15 +45,18 @@ RADIUS_EDGES_UM = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0,
 
 
 @contextmanager
-def _plot(width_in: float, height_in: float) -> Iterator[tuple[Axes, list[bytes]]]:
-    """Axes to draw on, and a list that the SVG is in at the end. No global state of matplotlib is used or left changed."""
+def _plot(width_in: float, height_in: float, place: tuple[float, float, float, float] | None = None) -> Iterator[tuple[Axes, list[bytes]]]:
+    """Axes to draw on, and a list that the SVG is in at the end. No global state of matplotlib is used or left changed.
+
+    place: left, bottom, width, height of the axes as shares of the figure; without it they are fitted, which draws all several times.
+    """
     from matplotlib import rc_context, rcParamsDefault
     from matplotlib.figure import Figure
 
     with rc_context({**{k: rcParamsDefault[k] for k in rcParamsDefault if not k.startswith("backend")}, **_STYLE}):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained" if place is None else None)
         drawn: list[bytes] = []
-        yield figure.add_subplot(), drawn
+        yield figure.add_subplot() if place is None else figure.add_axes(place), drawn
         stream = BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=False)
         drawn.append(stream.getvalue())
@@ -77,16 +81,20 @@ def classes(frame: pd.DataFrame) -> bytes:
 
 def radii(nodes: pd.DataFrame, *, width_in: float = 6.4) -> bytes:
     """Nodes by traced radius and class, both axes logarithmic. nodes: columns label, radius_um."""
-    with _plot(width_in, 0.42 * width_in + 0.2) as (axes, drawn):
+    most = 1
+    with _plot(width_in, 0.42 * width_in + 0.2, (0.62 / width_in, 0.2, 1 - 0.72 / width_in, 0.76)) as (axes, drawn):
         for label, name in list(LABEL_NAMES.items())[1:]:
             radius = nodes.loc[nodes["label"] == int(label), "radius_um"].to_numpy(np.float64)
             if len(radius):
                 counts, _ = np.histogram(radius.clip(RADIUS_EDGES_UM[0], RADIUS_EDGES_UM[-1]), RADIUS_EDGES_UM)
+                most = max(most, int(counts.max()))
                 axes.stairs(counts, RADIUS_EDGES_UM, color=colour(label), linewidth=1.6, label=f"{name}, {len(radius)} nodes")
         axes.set(xscale="log", yscale="log", xlabel="traced radius, µm", ylabel="nodes")
-        axes.set_ylim(bottom=0.8)
+        axes.set(ylim=(0.8, 2.0 * most), xlim=(RADIUS_EDGES_UM[0], RADIUS_EDGES_UM[-1]))
         ticks = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        _powers_of_ten(axes.yaxis, most)
+        axes.minorticks_off()
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best")
     return drawn[0]
@@ -134,9 +142,18 @@ def unknown(voxels: Mapping[str, int]) -> bytes:
         if any(voxels.values()):
             axes.set_xscale("log")
             axes.set_xlim(1, 40 * max(voxels.values()))
+            _powers_of_ten(axes.xaxis, 40 * max(voxels.values()))
+            axes.minorticks_off()
         axes.set_xlabel("voxels")
         axes.grid(visible=False, axis="y")
     return drawn[0]
+
+
+def _powers_of_ten(axis: Axis, most: int) -> None:
+    """Ticks of a logarithmic axis at 1, 10, 100 and so on, in words that are shorter than zeros where there are many."""
+    powers = range(len(str(most)))
+    names = ["1", "10", "100", "1k", "10k", "100k", "1M", "10M", "100M", "1G", "10G", "100G", "1T"]
+    axis.set_ticks([10.0**k for k in powers if k < len(names)], [names[k] for k in powers if k < len(names)])
 
 
 def shares_of(counts: NDArray[Any]) -> list[float]:

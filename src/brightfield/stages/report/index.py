@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from brightfield.core.layout import REPORT_DIR, REPORT_FIGURES_DIR, REPORT_FILE,
 from brightfield.core.urls import web_link
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS
 from brightfield.stages.report import figures
-from brightfield.stages.report.cell import THUMBNAIL, Bar, verdicts
+from brightfield.stages.report.cell import THUMBNAIL, Bar, lengths_by_verdict, verdicts
 from brightfield.stages.report.material import Material, Row
 from brightfield.stages.report.numbers import SIDES, metrics, plots
 from brightfield.stages.report.pictures import colour
@@ -103,8 +104,8 @@ def _shares(material: Material) -> Mapping[str, Sequence[float]]:
 def cell_rows(material: Material) -> list[Row]:
     """A row per cell of the manifest: what the table shows, where its page and its small picture are, relative to the index."""
     grades = {int(row["specimen_id"]): row for row in records(material.grades)}
-    stretches = {int(str(i)): rows for i, rows in material.alignment.groupby("specimen_id")}
-    noticed = material.noticed["specimen_id"].value_counts()
+    lengths = lengths_by_verdict(material.alignment)
+    told = Counter([*material.noticed["specimen_id"].tolist(), *(finding.specimen_id for finding in material.checks)])
     found = []
     paths = [f"path_{name}_um" for name in LABEL_NAMES.values()]
     for row in records(material.manifest):
@@ -118,9 +119,9 @@ def cell_rows(material: Material) -> list[Row]:
         shown = {name: row[name] for name in (*_LISTED, *_LISTED_NUMBERS)} | places
         shown |= {name: grade.get(name) for name in ("d_prime", "d_prime_dendrite", "d_prime_axon", "share_on")}
         shown["rejected"] = grade.get("reason")
-        shown["verdicts"] = verdicts(stretches[i]) if i in stretches else []
+        shown["verdicts"] = verdicts(lengths.get(i, {}))
         shown["path_um"] = sum(row[name] or 0.0 for name in paths)
-        shown["n_findings"] = int(noticed.get(i, 0)) + sum(finding.specimen_id == i for finding in material.checks)
+        shown["n_findings"] = told[i]
         found.append(shown)
     return found
 

@@ -116,14 +116,14 @@ class Material(Dataset):
         """The cells that have a page: all that have an image, the excluded ones too."""
         tables = {"nodes": self.nodes, "tiles": read_table(TILES, self.root, columns=_TILES), "stretches": self.alignment}
         frames = {name: _by_cell(frame) for name, frame in (tables | {"labels": self.labels}).items()}
-        told = {"grade": _by_cell(self.grades), "noticed": _by_cell(self.noticed)}
+        grades, noticed = _records_by_cell(self.grades), _records_by_cell(self.noticed)
         for row in records(self.manifest.loc[self.manifest["image_path"].notna(), list(SHOWN)]):
             i = int(row["specimen_id"])
             yield CellMaterial(
                 row=row,
-                grade=next(iter(told["grade"].rows(i)), {}),
+                grade=next(iter(grades.get(i, [])), {}),
                 **{name: of.frame(i) for name, of in frames.items()},
-                noticed=told["noticed"].rows(i),
+                noticed=noticed.get(i, []),
                 checks=[asdict(finding) for finding in self.checks if finding.specimen_id == i],
                 has_volumes=all((self.root / store(i) / "zarr.json").is_file() for store in (image_store, label_store)),
             )
@@ -139,9 +139,13 @@ class _ByCell:
     def frame(self, specimen_id: int) -> pd.DataFrame:
         return self.cells.get(specimen_id, self.none)
 
-    def rows(self, specimen_id: int) -> list[Row]:
-        return records(self.frame(specimen_id))
-
 
 def _by_cell(frame: pd.DataFrame) -> _ByCell:
     return _ByCell({int(str(i)): rows for i, rows in frame.groupby("specimen_id", sort=False)}, frame.iloc[:0])
+
+
+def _records_by_cell(frame: pd.DataFrame) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for row in records(frame):
+        found.setdefault(int(row["specimen_id"]), []).append(row)
+    return found
