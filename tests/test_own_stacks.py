@@ -69,9 +69,9 @@ def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) 
     assert cells["selected"].tolist() == [True] * 4
     assert cells["layer"].to_dict() == {"a": "5", "b": "2/3", "c": "4", "d": "4"}
     assert (tmp_path / "look.png").is_file()
-    assert (tmp_path / "reports" / "report.html").is_file()
+    assert (tmp_path / "reports" / "report" / "index.html").is_file()
     published = [path for folder in ("data", "reports") for path in (tmp_path / folder).rglob("*") if path.is_file()]
-    assert {"README.md", "report.html", "manifest.parquet", "zarr.json"} <= {path.name for path in published}
+    assert {"README.md", "index.html", "manifest.parquet", "zarr.json"} <= {path.name for path in published}
     assert [path for path in published if str(tmp_path) in _text_of(path)] == []
 
 

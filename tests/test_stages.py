@@ -118,16 +118,16 @@ def test_a_change_costs_what_it_changes(built: Path, stacks: Path, tmp_path: Pat
 
     assert build("compute.workers=1") == (set(), {})
     ran, done = build("split.val=0.25")
-    assert (ran, done) == ({"split", "manifest", "report"}, {"manifest": (0, 4)})
+    assert (ran, done) == ({"split", "manifest", "report"}, {"manifest": (0, 4), "report": (0, 4)})
     ran, done = build("labels.rim_um=0.3")
     assert not ran & {"query", "download", "align"}
     assert done["rasterize"] == (4, 0)
     assert build()[1].get("rasterize", (0, 4)) == (0, 4)
     assert (root / "dvc.lock").read_bytes() == (built / "dvc.lock").read_bytes()
 
-    report = root / "src/brightfield/stages/report/page.py"
+    report = root / "src/brightfield/stages/report/cell.py"
     report.write_text(report.read_text().replace('"""', '"""Edited. ', 1))
-    assert build("as it is") == ({"report"}, {})
+    assert build("as it is") == ({"report"}, {"report": (0, 4)})
 
     ran, done = build("source.specimen_ids=[11,12,13]")
     assert all(new == 0 for new, _ in done.values())
@@ -173,7 +173,7 @@ def test_two_branches_merge_as_the_page_says_and_no_finished_cell_is_computed_ag
     command(ours, "git", "switch", "-q", "thicker-labels")
     command(ours, "git", "merge", "-q", "more-cells", ok=False)
     command(ours, "git", "checkout", "-q", "--ours", "dvc.lock", "params.yaml", "reports")
-    assert computed(commit(ours, thick)) == {"skeletons": 0, "download": 0, "align": 1, "rasterize": 1, "manifest": 1}
+    assert computed(commit(ours, thick)) == {"skeletons": 0, "download": 0, "align": 1, "rasterize": 1, "manifest": 1, "report": 1}
     assert len(list((ours / "data/labels").iterdir())) == len(CELLS)
     assert "0 error" in command(ours, "brightfield", "check")
 
@@ -209,7 +209,7 @@ def test_bad_cells_stop_the_build_or_are_left_out_with_their_reasons(stacks: Pat
     assert set(cells.index[cells["split"] == "excluded"]) >= {12, 13}
     assert cells["reason"][13].startswith("13/13.swc:2: x is not a number")
     assert cells["reason"][12].startswith("download: ")
-    report = html.unescape((root / "reports/report.html").read_text())
+    report = html.unescape((root / "reports/report/index.html").read_text())
     assert all(reason in report for reason in cells["reason"][[12, 13]])
     assert str(tmp_path) not in "".join(cells["reason"].dropna())
     command(root, "brightfield", "check")

@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_plan,
         _add_stage,
         _add_refresh,
+        _add_report,
         _add_check,
         _add_view,
         _add_evaluate,
@@ -235,6 +236,28 @@ def _gc(words: argparse.Namespace) -> int:
 
     freed = gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
     print(f"freed {freed / 1e9:.2f} GB")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------------ report
+
+
+def _add_report(commands: Commands) -> None:
+    parser = _add(commands, "report", _report, "say where the report is, export it as one file, or picture what changed since a version")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--single", type=Path, metavar="FILE", help="write the whole report as one HTML file, to be sent on")
+    mode.add_argument("--since", metavar="REV", help="write a page about what differs from a version, labels side by side")
+
+
+def _report(words: argparse.Namespace) -> int:
+    from brightfield.stages.report.single import built_index, write_single
+
+    if words.since is not None:
+        from brightfield.versions.changes import write_changes
+
+        print(write_changes(words.root, words.since))
+    else:
+        print(built_index(words.root) if words.single is None else write_single(words.root, words.single))
     return 0
 
 

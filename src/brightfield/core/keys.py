@@ -11,11 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from brightfield.core.files import write_json
-from brightfield.core.layout import keys_file
+from brightfield.core.layout import REPORT_STAGE, keys_file
 from brightfield.core.urls import public_text
 
 BY_CELL = ("skeletons", "download", "align", "rasterize", "manifest")
 """Steps that work cell by cell, in order; each has its own file."""
+
+WITH_KEYS = (*BY_CELL, REPORT_STAGE)
+"""All that keep finished cells: the report's pages too, which are no part of the data."""
 
 BEFORE_SPLIT = BY_CELL[:-1]
 """Those whose failures the split excludes."""

@@ -55,7 +55,28 @@ SOURCE_KEY_FILE = KEYS_DIR / "query.json"
 HUB_DIR = DATA_DIR / "hub"
 
 
-REPORT_FILE = REPORTS_DIR / "report.html"
+REPORT_STAGE = "report"
+
+
+REPORT_DIR = REPORTS_DIR / "report"
+
+
+REPORT_FILE = REPORT_DIR / "index.html"
+
+
+REPORT_STYLE_FILE = REPORT_DIR / "style.css"
+
+
+REPORT_CELLS_DIR = REPORT_DIR / "cells"
+"""A folder per cell: its page and its pictures."""
+
+
+REPORT_FIGURES_DIR = REPORT_DIR / "figures"
+"""Plots of the whole dataset, SVG."""
+
+
+CHANGES_DIR = REPORTS_DIR / "changes"
+"""What differs from another version, with pictures; made on demand, in neither git nor DVC."""
 
 
 METRICS_FILE = REPORTS_DIR / "metrics.json"
@@ -105,8 +126,16 @@ def hub_file(table: str, split: str) -> Path:
 
 
 def keys_file(stage: str) -> Path:
-    """The key of every cell that a stage finished: by it a pulled cell is known to be valid, and is not computed again."""
-    return KEYS_DIR / f"{stage}.json"
+    """The key of every cell that a stage finished: by it a pulled cell is known to be valid, and is not computed again.
+
+    Those of the report lie with it: they are no part of the data.
+    """
+    return REPORT_DIR / "keys.json" if stage == REPORT_STAGE else KEYS_DIR / f"{stage}.json"
+
+
+def cell_page(specimen_id: int) -> Path:
+    """The report's page of one cell."""
+    return REPORT_CELLS_DIR / str(specimen_id) / "index.html"
 
 
 REASON_GROUP = "reason"

@@ -17,7 +17,7 @@ from typing import Any
 
 from brightfield.core.errors import ConfigError
 from brightfield.core.files import write_json
-from brightfield.core.keys import BY_CELL, read_keys
+from brightfield.core.keys import WITH_KEYS, read_keys
 from brightfield.core.layout import DATA_DIR, REPORTS_DIR, SNAPSHOT_DIR
 from brightfield.run.adopt import cache_root
 from brightfield.run.claim import at_work
@@ -69,11 +69,11 @@ def gc(root: Path, work_dir: str | Path = ".work", *, keep_bytes: int = 0) -> in
     if not home.is_dir():
         return 0
     with at_work(root, home, alone=True):
-        used = {step: read_keys(root, step).values() for step in BY_CELL}
+        used = {step: read_keys(root, step).values() for step in WITH_KEYS}
         in_use = {*(key for keys in used.values() for key in keys), *_registered(home)}
-        for step in BY_CELL:
+        for step in WITH_KEYS:
             remove_abandoned(home / step)
-        idle = [cell for step in BY_CELL for cell in cells_in(home / step) if cell.name not in in_use]
+        idle = [cell for step in WITH_KEYS for cell in cells_in(home / step) if cell.name not in in_use]
         return _drop(idle, keep_bytes) + _drop(list(_begun(home, in_use)), 0)
 
 

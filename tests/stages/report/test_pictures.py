@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from base64 import b64decode
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,8 @@ from PIL import Image
 from brightfield.core.codes import LABEL_COLOURS_RGB, Label
 from brightfield.core.space import Grid
 from brightfield.stages.report import pictures
-from brightfield.stages.report.pictures import Picture, centre_voxel, coverage, overlay, png, projection, slices, tinted
+from brightfield.stages.report.pictures import centre_voxel, coverage, overlay, projection, save, slices, thumbnail, tinted
 from brightfield.volumes.volume import Volume, create_volume
-
-
-def pixels_of(picture: Picture) -> np.ndarray:
-    return np.asarray(Image.open(BytesIO(b64decode(picture.uri.partition(",")[2]))))
 
 
 def volume_of(path: Path, voxels: np.ndarray) -> Volume:
@@ -39,7 +33,7 @@ def test_a_projection_is_the_darkest_voxel_and_hatched_where_nothing_came(tmp_pa
     voxels = np.full((8, 32, 48), 190, np.uint8)
     voxels[3, 10, 20] = 40
     voxels[:, :, 32:] = 0
-    seen = pixels_of(projection(volume_of(tmp_path / "1.zarr", voxels), tiles_of((0, 32, 0, 32))))
+    seen = projection(volume_of(tmp_path / "1.zarr", voxels), tiles_of((0, 32, 0, 32)))
     assert seen.shape == (32, 48)
     assert seen[10, 20] == 40
     assert (np.delete(seen[:, :32].ravel(), 10 * 32 + 20) == 190).all()
@@ -49,13 +43,13 @@ def test_a_projection_is_the_darkest_voxel_and_hatched_where_nothing_came(tmp_pa
 def test_a_plane_that_did_not_come_does_not_darken_the_projection(tmp_path: Path) -> None:
     voxels = np.full((8, 16, 16), 190, np.uint8)
     voxels[2] = 0
-    assert (pixels_of(projection(volume_of(tmp_path / "1.zarr", voxels), tiles_of((0, 16, 0, 16)))) == 190).all()
+    assert (projection(volume_of(tmp_path / "1.zarr", voxels), tiles_of((0, 16, 0, 16))) == 190).all()
 
 
 def test_a_large_projection_is_shrunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "PROJECTION_PX", 20)
     voxels = np.random.default_rng(0).integers(1, 255, (4, 32, 50)).astype(np.uint8)
-    seen = pixels_of(projection(volume_of(tmp_path / "1.zarr", voxels), tiles_of((0, 32, 0, 50))))
+    seen = projection(volume_of(tmp_path / "1.zarr", voxels), tiles_of((0, 32, 0, 50)))
     lowest = voxels.min(axis=0)[:30, :48].reshape(10, 3, 16, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(seen, lowest, atol=0.5)
 
@@ -92,14 +86,13 @@ def test_slices_show_the_voxel_asked_for_in_the_proportions_of_tissue(tmp_path: 
     codes[5, 12, 30] = Label.AXON
     image, labels = volume_of(tmp_path / "1.zarr", voxels), volume_of(tmp_path / "2.zarr", codes)
     along_z, along_y, along_x = slices(image, labels, (5, 12, 30))
-    assert pixels_of(along_z[0]).shape == (32, 48)
-    assert pixels_of(along_z[0])[12, 30] == 20
-    assert pixels_of(along_y[0]).shape == (16, 48)
-    assert pixels_of(along_x[0]).shape == (16, 32)
-    for raw, with_labels in (along_z, along_y, along_x):
-        assert pixels_of(raw).min() == 20
-        tint = pixels_of(with_labels)
-        assert (tint.max(axis=-1) != tint.min(axis=-1)).sum() == (pixels_of(raw) == 20).sum()
+    assert along_z.raw.shape == (32, 48)
+    assert along_z.raw[12, 30] == 20
+    assert along_y.raw.shape == (16, 48)
+    assert along_x.raw.shape == (16, 32)
+    for cut in (along_z, along_y, along_x):
+        assert cut.raw.min() == 20
+        assert (cut.tinted.max(axis=-1) != cut.tinted.min(axis=-1)).sum() == (cut.raw == 20).sum()
 
 
 def test_labels_tint_and_unknown_only_dims() -> None:
@@ -116,5 +109,23 @@ def test_the_centre_is_the_soma_and_lies_within_the_volume() -> None:
     assert centre_voxel(nodes[nodes["label"] == 3], (10, 20, 30)) == (1, 1, 1)
 
 
-def test_a_png_carries_no_metadata() -> None:
-    assert Image.open(BytesIO(b64decode(png(np.zeros((2, 3), np.uint8), "x").uri.partition(",")[2]))).info == {}
+def test_a_thumbnail_is_small_and_has_the_arbor_in_its_colour_where_it_lies() -> None:
+    nodes = pd.DataFrame(
+        {"node_id": [1, 2], "parent_id": pd.array([None, 1], "Int64"), "label": [1, 2], "x_vox": [0.0, 1999.0], "y_vox": [0.0, 999.0]}
+    )
+    seen = thumbnail(np.full((320, 640), 200, np.uint8), nodes, (1000, 2000)).astype(int)
+    assert seen.shape == (66, pictures.THUMBNAIL_PX, 3)
+    bluish = seen[..., 2] - seen[..., 0] > 60
+    assert bluish[33, 66]
+    assert not bluish[:20, 80:].any()
+    assert not bluish[46:, :50].any()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_pictures_carry_no_metadata(tmp_path: Path, name: str) -> None:
+    found = save(np.zeros((2, 3), np.uint8), tmp_path / name, "x")
+    assert (found.file, found.width, found.height) == (name, 3, 2)
+    with Image.open(tmp_path / name) as picture:
+        assert picture.size == (3, 2)
+        assert not picture.getexif()
+        assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}

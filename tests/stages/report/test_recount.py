@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from brightfield.core.codes import LABEL_NAMES, Label, Reason
+from brightfield.core.layout import REPORT_FILE
 from brightfield.core.schema import MANIFEST
 from brightfield.core.swc import read_swc
 from brightfield.core.tables import read_table
-from brightfield.stages.report.page import Material, metrics, plots, write_report
+from brightfield.stages.report.index import write_index
+from brightfield.stages.report.material import Material
+from brightfield.stages.report.numbers import metrics, plots
 from brightfield.testing.dataset import make_dataset
 from brightfield.volumes.volume import open_volume
 
@@ -48,7 +51,7 @@ def test_metrics_and_plots_count_the_voxels_and_the_cable_of_the_cells_that_are_
 
 def test_the_report_links_only_to_the_web(material: Material) -> None:
     material.manifest["license_url"] = "javascript:alert(9)"
-    write_report(material.root, material.config, findings=[])
-    from brightfield.stages.report.page import _page
-
-    assert "javascript:" not in _page(material, "")
+    write_index(material, "")
+    page = (material.root / REPORT_FILE).read_text("utf-8")
+    assert "javascript:" not in page
+    assert material.manifest["citation"].iloc[0] in page

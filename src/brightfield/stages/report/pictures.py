@@ -1,20 +1,21 @@
 """Pictures of a built cell: its projection with the arbor on it, and slices with labels, small enough to be looked at in a page.
 
-What was not downloaded is never shown as if it were tissue: it is hatched. Raster pictures are PNG without metadata, lines are SVG paths in
-voxels of the finest level, so the same data gives the same bytes.
+What was not downloaded is never shown as if it were tissue: it is hatched. Files carry no metadata, lines are SVG paths in voxels of the
+finest level, so the same data gives the same bytes.
 """
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import LABEL_COLOURS_RGB, NEURITE_LABELS, Label
+from brightfield.core.files import write_bytes
 from brightfield.core.space import Window
 from brightfield.volumes.volume import Volume
 
@@ -26,6 +27,8 @@ type Colours = NDArray[np.uint8]
 
 PROJECTION_PX = 640
 """Longest side of a projection."""
+THUMBNAIL_PX = 132
+"""Longest side of the small picture in the index."""
 SLICE_PX = 176
 """Side of a slice, in voxels of the finest level."""
 _READ_PX = 1600
@@ -35,12 +38,21 @@ _OPACITY, _UNKNOWN_OPACITY = 0.55, 0.30
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG as a data URI with its size, and what it shows, for those who do not see it."""
+    """A picture's file beside the page, its size, and what it shows, for those who do not see it."""
 
-    uri: str
+    file: str
     width: int
     height: int
     alt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A slice: through which axis, raw (h, w) and with labels (h, w, 3), both uint8."""
+
+    name: str
+    raw: Grey
+    tinted: Colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +64,17 @@ class Overlay:
     paths: tuple[tuple[str, str, str], ...]
 
 
-def png(pixels: Grey | Colours, alt: str) -> Picture:
-    """Grey (h, w) or RGB (h, w, 3) uint8 as an inline PNG."""
+def save(pixels: Grey | Colours, path: Path, alt: str) -> Picture:
+    """Write grey (h, w) or RGB (h, w, 3) uint8 as a PNG, or as a JPEG where the file is called so."""
     from PIL import Image
 
     stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    return Picture(f"data:image/png;base64,{b64encode(stream.getvalue()).decode('ascii')}", pixels.shape[1], pixels.shape[0], alt)
+    if path.suffix == ".jpg":
+        Image.fromarray(pixels).save(stream, "JPEG", quality=85, optimize=True)
+    else:
+        Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    write_bytes(path, stream.getvalue())
+    return Picture(path.name, pixels.shape[1], pixels.shape[0], alt)
 
 
 def colour(label: Label) -> str:
@@ -69,7 +85,7 @@ def colour(label: Label) -> str:
 # ------------------------------------------------------------------------------------------------------------------- projections
 
 
-def projection(image: Volume, tiles: pd.DataFrame) -> Picture:
+def projection(image: Volume, tiles: pd.DataFrame) -> Grey:
     """The minimum along z of what was downloaded, hatched where nothing was; `tiles` are the cell's rows of the ledger."""
     level = next((k for k, spec in enumerate(image.specs) if max(spec.shape_zyx[1:]) <= _READ_PX), len(image.specs) - 1)
     depth, height, width = image.specs[level].shape_zyx
@@ -83,8 +99,28 @@ def projection(image: Volume, tiles: pd.DataFrame) -> Picture:
     factor = image.grids[level].voxel_size_zyx_um[2] / image.grid.voxel_size_zyx_um[2]
     covered = coverage(tiles, (height, width), factor)
     step = -(-max(height, width) // PROJECTION_PX)
-    shrunk = _shrunk(_as_grey(lowest, image), step)
-    return png(_hatched(shrunk, covered[::step, ::step][: shrunk.shape[0], : shrunk.shape[1]]), "minimum projection along z")
+    shrunk = _shrunk(as_grey(lowest, image), step)
+    return hatched(shrunk, covered[::step, ::step][: shrunk.shape[0], : shrunk.shape[1]])
+
+
+def thumbnail(seen: Grey, nodes: pd.DataFrame, shape_yx: tuple[int, int]) -> Colours:
+    """A projection with the arbor on it, in the colours of its classes, at most `THUMBNAIL_PX` wide and high: (h, w, 3) uint8.
+
+    shape_yx: of the finest level, in whose voxels the nodes lie.
+    """
+    from PIL import Image, ImageDraw
+
+    canvas = Image.fromarray(seen).convert("RGB")
+    pen = ImageDraw.Draw(canvas)
+    scale = canvas.width / shape_yx[1]
+    thickness = max(1, round(max(canvas.size) / THUMBNAIL_PX))
+    position = _positions(nodes)
+    for label in reversed(NEURITE_LABELS[1:]):
+        for child, parent in _edges(nodes, label):
+            ends = [(v + 0.5) * scale for v in (*position[parent], *position[child])]
+            pen.line(ends, fill=LABEL_COLOURS_RGB[label], width=thickness)
+    canvas.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    return np.asarray(canvas)
 
 
 def coverage(tiles: pd.DataFrame, shape_yx: tuple[int, int], factor: float = 1.0) -> NDArray[np.bool_]:
@@ -100,7 +136,7 @@ def _white(image: Volume) -> int:
     return int(np.iinfo(image.dtype).max)
 
 
-def _as_grey(pixels: NDArray[np.unsignedinteger[Any]], image: Volume) -> Grey:
+def as_grey(pixels: NDArray[np.unsignedinteger[Any]], image: Volume) -> Grey:
     """8 bits; a 16-bit stack by its brighter byte."""
     return (pixels if image.dtype == np.uint8 else pixels >> 8).astype(np.uint8)
 
@@ -112,7 +148,7 @@ def _shrunk(pixels: Grey, step: int) -> Grey:
     return ((blocks.sum(axis=(1, 3), dtype=np.int64) + step * step // 2) // (step * step)).astype(np.uint8)
 
 
-def _hatched(pixels: Grey, known: NDArray[np.bool_]) -> Grey:
+def hatched(pixels: Grey, known: NDArray[np.bool_]) -> Grey:
     """Light diagonal lines where nothing is known."""
     y, x = np.indices(pixels.shape)
     lines = np.where((y + x) % 8 < 2, _HATCH, _PAPER).astype(np.uint8)
@@ -120,23 +156,32 @@ def _hatched(pixels: Grey, known: NDArray[np.bool_]) -> Grey:
 
 
 def overlay(nodes: pd.DataFrame, shape_yx: tuple[int, int]) -> Overlay:
-    """The arbor seen along z. `nodes`: the cell's rows of the nodes table. The soma is a disc, drawn last."""
-    position = dict(zip(nodes["node_id"].tolist(), zip(nodes["x_vox"].tolist(), nodes["y_vox"].tolist(), strict=True), strict=True))
-    rows = nodes.dropna(subset=["parent_id"]).sort_values("node_id")
+    """The arbor seen along z. `nodes`: the cell's rows of the nodes table. A soma of one node has no edge, and none is drawn."""
+    position = _positions(nodes)
     paths = []
     for label in reversed(NEURITE_LABELS[1:]):
-        edges = rows[rows["label"] == int(label)]
-        data = _lines(edges["node_id"].tolist(), edges["parent_id"].tolist(), position)
+        data = _lines(_edges(nodes, label), position)
         if data:
             paths.append((colour(label), label.name.replace("_", " ").lower(), data))
     return Overlay(shape_yx[1], shape_yx[0], tuple(paths))
 
 
-def _lines(children: list[int], parents: list[int], position: dict[int, tuple[float, float]]) -> str:
+def _positions(nodes: pd.DataFrame) -> dict[int, tuple[float, float]]:
+    """(x, y) in voxels by node id."""
+    return dict(zip(nodes["node_id"].tolist(), zip(nodes["x_vox"].tolist(), nodes["y_vox"].tolist(), strict=True), strict=True))
+
+
+def _edges(nodes: pd.DataFrame, label: Label) -> list[tuple[int, int]]:
+    """(child, parent) of every edge whose child is of a class, by child."""
+    rows = nodes[(nodes["label"] == int(label)) & nodes["parent_id"].notna()].sort_values("node_id")
+    return list(zip(rows["node_id"].tolist(), rows["parent_id"].tolist(), strict=True))
+
+
+def _lines(edges: list[tuple[int, int]], position: dict[int, tuple[float, float]]) -> str:
     """Edges as SVG path data; an edge that goes on from the one before it continues its line. Voxel centres lie at half pixels."""
     words: list[str] = []
     last = None
-    for child, parent in zip(children, parents, strict=True):
+    for child, parent in edges:
         if parent != last:
             words.append("M{:.1f} {:.1f}".format(*(v + 0.5 for v in position[parent])))
         words.append("L{:.1f} {:.1f}".format(*(v + 0.5 for v in position[child])))
@@ -147,13 +192,13 @@ def _lines(children: list[int], parents: list[int], position: dict[int, tuple[fl
 # ------------------------------------------------------------------------------------------------------------------------- slices
 
 
-def slices(image: Volume, labels: Volume, centre_zyx: tuple[int, int, int]) -> list[tuple[Picture, Picture]]:
+def slices(image: Volume, labels: Volume, centre_zyx: tuple[int, int, int]) -> list[Cut]:
     """Three cuts through a voxel, each raw and with labels: along z, along y and along x.
 
     Classes are tinted, unknown is grey, what was not downloaded is hatched. The axial cuts are stretched to the proportions of tissue.
     """
-    box = _box(centre_zyx, image.shape)
-    grey = _as_grey(image.read(box), image)
+    box = box_about(centre_zyx, image.shape, SLICE_PX)
+    grey = as_grey(image.read(box), image)
     codes = labels.read(box)
     z, y, x = (c - low for c, (low, _) in zip(centre_zyx, box, strict=True))
     size_z, size_y, size_x = image.grid.voxel_size_zyx_um
@@ -165,21 +210,21 @@ def slices(image: Volume, labels: Volume, centre_zyx: tuple[int, int, int]) -> l
     return [_cut(name, pixels, of, stretch) for name, pixels, of, stretch in cuts]
 
 
-def _box(centre: tuple[int, int, int], shape: tuple[int, int, int]) -> Window:
-    """SLICE_PX voxels in each direction about a voxel, moved to lie inside the volume, cut where the volume is smaller."""
+def box_about(centre: tuple[int, int, int], shape: tuple[int, int, int], side: int) -> Window:
+    """`side` voxels in each direction about a voxel, moved to lie inside the volume, cut where the volume is smaller."""
     sides = []
     for at, n in zip(centre, shape, strict=True):
-        low = max(0, min(at - SLICE_PX // 2, n - SLICE_PX))
-        sides.append((low, min(low + SLICE_PX, n)))
+        low = max(0, min(at - side // 2, n - side))
+        sides.append((low, min(low + side, n)))
     z, y, x = sides
     return (z, y, x)
 
 
-def _cut(name: str, pixels: Grey, codes: NDArray[np.unsignedinteger[Any]], stretch: float) -> tuple[Picture, Picture]:
+def _cut(name: str, pixels: Grey, codes: NDArray[np.unsignedinteger[Any]], stretch: float) -> Cut:
     rows = (np.arange(round(len(pixels) * stretch)) / stretch).astype(np.int64).clip(0, len(pixels) - 1)
     pixels, codes = pixels[rows], codes[rows]
-    paper = _hatched(pixels, pixels > 0)
-    return png(paper, f"image {name}"), png(tinted(paper, codes), f"labels {name}")
+    paper = hatched(pixels, pixels > 0)
+    return Cut(name, paper, tinted(paper, codes))
 
 
 def tinted(grey: Grey, codes: NDArray[np.unsignedinteger[Any]]) -> Colours:

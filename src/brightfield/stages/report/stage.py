@@ -1,14 +1,26 @@
-"""Stage 7: pictures and numbers for people, metrics and plots for `dvc`."""
+"""Stage 7: pictures and numbers for people, metrics and plots for `dvc`.
+
+The report is a folder that needs no network: an index, and a page per cell that is made by that cell's own work and found again when
+nothing of the cell has changed. Beside it: `metrics.json` (flat numbers for `dvc metrics`) and CSV files. All are functions of the built
+dataset alone.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from brightfield.config.options import Config
 from brightfield.core.codes import Finding, Severity
-from brightfield.core.layout import CHANGELOG_FILE, CHECKS_FILE
-from brightfield.stages.report.page import write_report
+from brightfield.core.files import write_text
+from brightfield.core.layout import CHANGELOG_FILE, CHECKS_FILE, METRICS_FILE, PLOTS_DIR, REPORT_CELLS_DIR, REPORT_STAGE
+from brightfield.run.engine import Engine
+from brightfield.run.workcache import CellTask, Done, WorkCache
+from brightfield.stages.report.cell import draw_cell, key_of
+from brightfield.stages.report.index import write_index
+from brightfield.stages.report.material import Material
+from brightfield.stages.report.numbers import metrics, plots
 
 
 def run(config: Config, root: Path) -> None:
@@ -16,6 +28,23 @@ def run(config: Config, root: Path) -> None:
     told = json.loads((root / CHECKS_FILE).read_text(encoding="utf-8"))
     findings = [Finding(**row | {"severity": Severity(row["severity"])}) for row in told]
     print(f"report: {write_report(root, config, findings=findings, changes=_newest_changes(root))}")
+
+
+def write_report(root: Path, config: Config, *, findings: Sequence[Finding], changes: str = "") -> Done:
+    """Write the report, the metrics and the tables of plots of the dataset below `root`; says which pages were made and which found.
+
+    findings: of the checks. changes: text of a comparison with an earlier version. Raises TableError where a table is missing, CellFailures
+    where the volumes of a cell cannot be read.
+    """
+    material = Material(root, config, findings)
+    for name, frame in plots(material).items():
+        write_text(root / PLOTS_DIR / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_text(root / METRICS_FILE, json.dumps(metrics(material), indent=1, sort_keys=True) + "\n")
+    cache = WorkCache(root, REPORT_STAGE, (REPORT_CELLS_DIR,), config.compute.work_dir)
+    tasks = {cell.specimen_id: CellTask(key_of(cell), draw_cell, (root.resolve(), cell)) for cell in material.cells_with_pages()}
+    done = cache.run(tasks, Engine(config.compute, "pages").map)
+    write_index(material, changes)
+    return done
 
 
 def _newest_changes(root: Path) -> str:

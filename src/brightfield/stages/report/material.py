@@ -1,0 +1,151 @@
+"""What the report is made of: the built dataset, each table read once, and of every cell what its page shows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brightfield.built.dataset import Dataset, records
+from brightfield.core.codes import LABEL_NAMES, Finding
+from brightfield.core.layout import image_store, label_store
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, TILES
+from brightfield.core.tables import read_table
+from brightfield.splitting.proof import Proof, prove
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brightfield.config.options import Config
+
+type Row = dict[str, Any]
+
+_CLASSES = tuple(LABEL_NAMES.values())
+SHOWN = (
+    *("specimen_id", "name", "donor_id", "reconstruction_type", "dendrite_type", "line", "layer", "split", "reason"),
+    *("alignment_grade", "alignment_d_prime", "n_nodes", "n_trees", "voxels_unknown", "ignored_share_5um"),
+    *(f"path_{name}_um" for name in _CLASSES),
+    *(f"voxels_{name}" for name in _CLASSES),
+    *(f"absent_{name}" for name in _CLASSES),
+    *("shape_z", "shape_y", "shape_x", "voxel_z_um", "voxel_y_um", "voxel_x_um", "voxels_fetched", "n_tiles", "n_tiles_missing"),
+    *("image_sha256", "label_sha256"),
+)
+"""The columns of the manifest that the page of a cell is made from; the others change no page."""
+
+_NODES = ["specimen_id", "node_id", "parent_id", "label", "radius_um", "z_vox", "y_vox", "x_vox"]
+_TILES = ["specimen_id", "z", "y0", "y1", "x0", "x1", "state"]
+
+
+@dataclass(frozen=True)
+class CellMaterial:
+    """What the page of one cell is made of, beside its volumes: rows of tables, and which of its volumes (image, labels) are there."""
+
+    row: Row
+    grade: Row
+    nodes: pd.DataFrame
+    tiles: pd.DataFrame
+    stretches: pd.DataFrame
+    labels: pd.DataFrame
+    noticed: Sequence[Row]
+    checks: Sequence[Row]
+    has_volumes: bool
+
+    @property
+    def specimen_id(self) -> int:
+        """The cell's id."""
+        return int(self.row["specimen_id"])
+
+    @property
+    def key(self) -> Row:
+        """All of it as JSON, frames as digests of their rows: the same key, the same page."""
+        frames = {name: digest(getattr(self, name)) for name in ("nodes", "tiles", "stretches", "labels")}
+        told = {"row": self.row, "grade": self.grade, "noticed": list(self.noticed), "checks": list(self.checks)}
+        return {**frames, **told, "has_volumes": self.has_volumes}
+
+
+def digest(frame: pd.DataFrame) -> str:
+    """sha256 of a frame's values, in their order."""
+    from pandas.util import hash_pandas_object
+
+    hashes = hash_pandas_object(frame, index=False).to_numpy()
+    return hashlib.sha256(" ".join(map(str, frame.columns)).encode() + hashes.astype("<u8").tobytes()).hexdigest()
+
+
+class Material(Dataset):
+    """The built dataset below `root` and what its checks found, each table read once."""
+
+    def __init__(self, root: Path, config: Config, findings: Sequence[Finding]) -> None:
+        super().__init__(root)
+        self.config = config
+        self.checks = findings
+
+    @cached_property
+    def alignment(self) -> pd.DataFrame:
+        """Stretches."""
+        return read_table(ALIGNMENT, self.root)
+
+    @cached_property
+    def grades(self) -> pd.DataFrame:
+        """Alignment per cell."""
+        return read_table(ALIGNMENT_CELLS, self.root)
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """What was painted."""
+        return read_table(LABEL_STATS, self.root)
+
+    @cached_property
+    def noticed(self) -> pd.DataFrame:
+        """What was noticed while reading and drawing."""
+        return read_table(FINDINGS, self.root)
+
+    @cached_property
+    def nodes(self) -> pd.DataFrame:
+        """Where the nodes are, of which class and radius."""
+        return read_table(NODES, self.root, columns=_NODES)
+
+    @cached_property
+    def proof(self) -> Proof:
+        """Of the split."""
+        return prove(self.manifest, self.config.split)
+
+    def cells_with_pages(self) -> Iterator[CellMaterial]:
+        """The cells that have a page: all that have an image, the excluded ones too."""
+        tables = {"nodes": self.nodes, "tiles": read_table(TILES, self.root, columns=_TILES), "stretches": self.alignment}
+        frames = {name: _by_cell(frame) for name, frame in (tables | {"labels": self.labels}).items()}
+        grades, noticed = _records_by_cell(self.grades), _records_by_cell(self.noticed)
+        for row in records(self.manifest.loc[self.manifest["image_path"].notna(), list(SHOWN)]):
+            i = int(row["specimen_id"])
+            yield CellMaterial(
+                row=row,
+                grade=next(iter(grades.get(i, [])), {}),
+                **{name: of.frame(i) for name, of in frames.items()},
+                noticed=noticed.get(i, []),
+                checks=[asdict(finding) for finding in self.checks if finding.specimen_id == i],
+                has_volumes=all((self.root / store(i) / "zarr.json").is_file() for store in (image_store, label_store)),
+            )
+
+
+@dataclass(frozen=True)
+class _ByCell:
+    """The rows of a table by cell."""
+
+    cells: dict[int, pd.DataFrame]
+    none: pd.DataFrame
+
+    def frame(self, specimen_id: int) -> pd.DataFrame:
+        return self.cells.get(specimen_id, self.none)
+
+
+def _by_cell(frame: pd.DataFrame) -> _ByCell:
+    return _ByCell({int(str(i)): rows for i, rows in frame.groupby("specimen_id", sort=False)}, frame.iloc[:0])
+
+
+def _records_by_cell(frame: pd.DataFrame) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for row in records(frame):
+        found.setdefault(int(row["specimen_id"]), []).append(row)
+    return found
