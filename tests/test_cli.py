@@ -17,7 +17,23 @@ from brightfield.config.options import Config
 from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
 from repositories import REPOSITORY
 
-COMMANDS = ("config", "plan", "stage", "refresh", "check", "inspect", "evaluate", "salt", "diff", "release", "pull", "push", "mirror", "gc")
+COMMANDS = (
+    "config",
+    "plan",
+    "stage",
+    "refresh",
+    "check",
+    "inspect",
+    "evaluate",
+    "salt",
+    "diff",
+    "release",
+    "pull",
+    "push",
+    "mirror",
+    "gc",
+    "view",
+)
 
 
 def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
