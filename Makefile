@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHON := $(shell for candidate in python3.13 python3.12 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python; do \
 	"$$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$candidate" && break; done)
 
-.PHONY: help env learn repro test test-fast test-learn lint format reference docs lock clean
+.PHONY: help env learn repro baseline test test-fast test-learn lint format reference docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ learn: $(LEARN)/.ready ## the same with PyTorch in .venv-learn
 repro: env ## build the dataset that params.yaml asks for (the demo, out of the box)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
+baseline: learn ## train the example network on the built dataset, predict and score it
+	cd baseline && PATH="$(CURDIR)/$(LEARN)/bin:$$PATH" dvc repro
+
 test: env ## the whole test suite
 	$(BIN)/python -m pytest $(PARALLEL)
 
@@ -36,13 +39,13 @@ test-learn: learn ## the tests that need PyTorch
 	$(LEARN)/bin/python -m pytest -m learn
 
 lint: env ## format, lint and types, as CI checks them
-	$(BIN)/ruff format --check src tests benchmarks docs
-	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs baseline
+	$(BIN)/ruff check src tests benchmarks docs baseline
 	$(BIN)/mypy
 
 format: env ## rewrite the code in the project's format
-	$(BIN)/ruff format src tests benchmarks docs
-	$(BIN)/ruff check --fix src tests benchmarks docs
+	$(BIN)/ruff format src tests benchmarks docs baseline
+	$(BIN)/ruff check --fix src tests benchmarks docs baseline
 
 reference: env ## write the pages of docs/reference that are made from the code
 	$(BIN)/python docs/make_reference.py
@@ -52,7 +55,7 @@ docs: env ## the documentation as a site in site/, with every link checked; open
 
 lock: $(UV) ## recompute requirements.lock from pyproject.toml
 	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra view --group dev --group docs --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
-	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra view --extra learn --group dev --constraint requirements.lock --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements-learn.lock
+	$(UV) pip compile pyproject.toml --extra pipeline --extra evaluate --extra view --extra learn --group dev --group notebooks --constraint requirements.lock --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --output-file requirements-learn.lock
 
 clean: ## remove the environment and the work cache, never data
 	rm -rf $(VENV) $(LEARN) .tools .work

@@ -44,7 +44,9 @@ EDGES: dict[str, set[str]] = {
     "planning": {"core", "config", "stages.query", "stages.download"},
     "versions": {"core", "config", "run", "volumes", "stages.manifest", "stages.report"},
     "testing": {"core", "config", "volumes", "built", "sources", "splitting", "stages.rasterize", "stages.manifest"},
+    "arguments": set(),
     "cli": {
+        "arguments",
         "core",
         "config",
         "run",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brightfield.arguments import Command, Commands, define, not_negative, positive, whole
 from brightfield.core.errors import BrightfieldError, CheckError, ConfigError
 from brightfield.core.urls import public_text
 from brightfield.core.version import __version__
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from brightfield.config.options import Config
 
 STAGES = ("query", "download", "align", "rasterize", "split", "manifest", "report")
-
-type Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,24 +54,6 @@ def _in_words(error: OSError | MemoryError) -> str:
     return f"{names}: {error.strerror}" if names and error.strerror else str(error) or type(error).__name__
 
 
-def _positive(text: str) -> float:
-    """A number > 0 of the command line: not nan, not inf."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise ValueError(text)
-    return number
-
-
-def _not_negative(text: str) -> float:
-    """A number >= 0 of the command line: not nan, not inf."""
-    return 0.0 if float(text) == 0 else _positive(text)
-
-
-def _count(text: str) -> int:
-    """A whole number >= 1 of the command line."""
-    return int(_positive(text)) if text.isdecimal() else int("")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="brightfield",
@@ -103,15 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-type Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  (argparse has no public name for it)
-
-
-def _add(commands: Commands, name: str, command: Command, help_text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
-    parser.set_defaults(command=command)
-    return parser
-
-
 def _params(words: argparse.Namespace) -> Config:
     from brightfield.config.params import load
     from brightfield.core.layout import PARAMS_FILE
@@ -130,7 +101,7 @@ def _composed(words: argparse.Namespace) -> Config:
 
 
 def _add_config(commands: Commands) -> None:
-    parser = _add(commands, "config", _config, "compose conf/ with overrides, check it, write params.yaml")
+    parser = define(commands, "config", _config, "compose conf/ with overrides, check it, write params.yaml")
     example = "Hydra overrides, e.g. source=allen labels=inside split.test=0.2"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=example)
     mode = parser.add_mutually_exclusive_group()
@@ -156,9 +127,9 @@ def _config(words: argparse.Namespace) -> int:
 
 
 def _add_plan(commands: Commands) -> None:
-    parser = _add(commands, "plan", _plan, "say what a download would fetch, before any byte of it")
+    parser = define(commands, "plan", _plan, "say what a download would fetch, before any byte of it")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; without any, params.yaml as it is")
-    parser.add_argument("--rate", type=_positive, default=10.0, metavar="MB/S", help="estimate the time at this rate (default 10 MB/s)")
+    parser.add_argument("--rate", type=positive, default=10.0, metavar="MB/S", help="estimate the time at this rate (default 10 MB/s)")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -171,7 +142,7 @@ def _plan(words: argparse.Namespace) -> int:
 
 
 def _add_inspect(commands: Commands) -> None:
-    parser = _add(commands, "inspect", _inspect, "say what is believed of one stack or skeleton of your own, and why")
+    parser = define(commands, "inspect", _inspect, "say what is believed of one stack or skeleton of your own, and why")
     parser.add_argument("path", metavar="PATH", help="an image file, an OME-Zarr, an SWC, or the directory of a cell; also an fsspec URL")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="options of `source`, e.g. source.channel=0 source.pixel_um=0.1144"
@@ -197,7 +168,7 @@ def _inspect(words: argparse.Namespace) -> int:
 
 
 def _add_stage(commands: Commands) -> None:
-    parser = _add(commands, "stage", _stage, "run one stage by hand, as `dvc repro` does")
+    parser = define(commands, "stage", _stage, "run one stage by hand, as `dvc repro` does")
     parser.add_argument("name", choices=STAGES)
 
 
@@ -215,7 +186,7 @@ def _stage(words: argparse.Namespace) -> int:
 
 
 def _add_refresh(commands: Commands) -> None:
-    parser = _add(commands, "refresh", _refresh, "ask the source again and say what changed since the snapshot")
+    parser = define(commands, "refresh", _refresh, "ask the source again and say what changed since the snapshot")
     parser.add_argument("--write", action="store_true", help="take the new answer as the snapshot that is built from")
 
 
@@ -227,8 +198,8 @@ def _refresh(words: argparse.Namespace) -> int:
 
 
 def _add_gc(commands: Commands) -> None:
-    parser = _add(commands, "gc", _gc, "shrink the work cache to what the present outputs use")
-    parser.add_argument("--keep-gb", type=_not_negative, default=0.0, metavar="GB", help="keep up to this much of what is not in use")
+    parser = define(commands, "gc", _gc, "shrink the work cache to what the present outputs use")
+    parser.add_argument("--keep-gb", type=not_negative, default=0.0, metavar="GB", help="keep up to this much of what is not in use")
 
 
 def _gc(words: argparse.Namespace) -> int:
@@ -243,7 +214,7 @@ def _gc(words: argparse.Namespace) -> int:
 
 
 def _add_report(commands: Commands) -> None:
-    parser = _add(commands, "report", _report, "say where the report is, export it as one file, or picture what changed since a version")
+    parser = define(commands, "report", _report, "say where the report is, export it as one file, or picture what changed since a version")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--single", type=Path, metavar="FILE", help="write the whole report as one HTML file, to be sent on")
     mode.add_argument("--since", metavar="REV", help="write a page about what differs from a version, labels side by side")
@@ -265,7 +236,7 @@ def _report(words: argparse.Namespace) -> int:
 
 
 def _add_check(commands: Commands) -> None:
-    parser = _add(commands, "check", _check, "prove a built dataset: hashes, grids, codes, splits, terms")
+    parser = define(commands, "check", _check, "prove a built dataset: hashes, grids, codes, splits, terms")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -287,7 +258,7 @@ def _check(words: argparse.Namespace) -> int:
 def _add_view(commands: Commands) -> None:
     from brightfield.viewing.command import add_arguments
 
-    add_arguments(_add(commands, "view", _view, "show cells in a browser: stain, labels, skeleton, alignment, predictions"))
+    add_arguments(define(commands, "view", _view, "show cells in a browser: stain, labels, skeleton, alignment, predictions"))
 
 
 def _view(words: argparse.Namespace) -> int:
@@ -300,7 +271,7 @@ def _view(words: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    parser = _add(commands, "evaluate", _evaluate, "score predictions against the dataset: voxels (OME-Zarr, npy, TIFF) or traces (SWC)")
+    parser = define(commands, "evaluate", _evaluate, "score predictions against the dataset: voxels (OME-Zarr, npy, TIFF) or traces (SWC)")
     parser.add_argument("prediction", type=Path, metavar="PRED", help="a file, an OME-Zarr, or a directory with one of them per cell")
     parser.add_argument("--cell", type=int, metavar="ID", help="the cell it is of (default: the number in each name)")
     parser.add_argument("--split", choices=("train", "val", "test"), help="only the cells of this side")
@@ -324,8 +295,8 @@ def _evaluate(words: argparse.Namespace) -> int:
 
 
 def _add_salt(commands: Commands) -> None:
-    parser = _add(commands, "salt", _salt, "search the split's salt with the smallest deviation over strata")
-    parser.add_argument("--candidates", type=_count, default=500, metavar="N", help="how many salts to try (default 500)")
+    parser = define(commands, "salt", _salt, "search the split's salt with the smallest deviation over strata")
+    parser.add_argument("--candidates", type=whole, default=500, metavar="N", help="how many salts to try (default 500)")
 
 
 def _salt(words: argparse.Namespace) -> int:
@@ -339,16 +310,16 @@ def _salt(words: argparse.Namespace) -> int:
 
 
 def _add_versions(commands: Commands) -> None:
-    diff = _add(commands, "diff", _diff, "compare two versions of the dataset: cells, reasons, splits, numbers")
+    diff = define(commands, "diff", _diff, "compare two versions of the dataset: cells, reasons, splits, numbers")
     diff.add_argument("old", metavar="REV1")
     diff.add_argument("new", metavar="REV2", nargs="?", help="default: the working tree")
-    release = _add(commands, "release", _release, "check, propose PATCH/MINOR/MAJOR, write the data changelog and the tag")
+    release = define(commands, "release", _release, "check, propose PATCH/MINOR/MAJOR, write the data changelog and the tag")
     release.add_argument("--yes", action="store_true", help="do it; without it only say what would be done")
-    pull = _add(commands, "pull", _pull, "fetch a part of the dataset from the team remote")
+    pull = define(commands, "pull", _pull, "fetch a part of the dataset from the team remote")
     pull.add_argument("overrides", nargs="*", metavar="split=NAME", help="split=train, split=val or split=test")
     pull.add_argument("--cell", type=int, action="append", default=[], metavar="ID", help="only this cell; may be repeated")
     pull.add_argument("--labels-only", action="store_true", help="labels without images")
-    push = _add(commands, "push", _push, "send the dataset to the team remote")
+    push = define(commands, "push", _push, "send the dataset to the team remote")
     push.add_argument("--repair", action="store_true", help="read every object back first, and send again what is absent or damaged")
 
 
@@ -391,13 +362,13 @@ def _add_mirror(commands: Commands) -> None:
         "mirror", help="an offline copy of the image service", description="An Allen-compatible server of your own."
     )
     actions = mirror.add_subparsers(title="actions", required=True, metavar="ACTION")
-    serve = _add(actions, "serve", _mirror_serve, "serve a folder as the Allen service would")
+    serve = define(actions, "serve", _mirror_serve, "serve a folder as the Allen service would")
     serve.add_argument("folder", type=Path)
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=0, help="default: a free one")
     serve.add_argument("--faults", default="", metavar="KEY=RATE,...", help="misbehave on purpose, e.g. error=0.1,truncate=0.05,seed=1")
 
-    export = _add(actions, "export", _mirror_export, "copy the source's selected cells into a folder that `mirror serve` serves")
+    export = define(actions, "export", _mirror_export, "copy the source's selected cells into a folder that `mirror serve` serves")
     export.add_argument("folder", type=Path)
     export.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; without any, params.yaml as it is")
     export.add_argument("--no-pictures", action="store_true", help="tables, skeletons and markers alone")
