@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from browser import content, rows_shown, screenshot
 
 from brightfield.config.options import Config
 from brightfield.core.codes import Finding, Severity
@@ -23,6 +22,7 @@ from brightfield.stages.report.numbers import number
 from brightfield.stages.report.single import write_single
 from brightfield.stages.report.stage import write_report
 from brightfield.testing.dataset import DATASET_CELLS, make_dataset
+from browser import content, rows_shown, screenshot
 
 PAGES = DATASET_CELLS[:4]
 
