@@ -15,14 +15,16 @@ FOLDER = Path(__file__).parent / "reference"
 
 def pages() -> dict[Path, str]:
     """Every generated page with its text."""
-    return {FOLDER / "configuration.md": configuration(), FOLDER / "tables.md": _linked(tables())}
+    return {FOLDER / "configuration.md": _linked(configuration()), FOLDER / "tables.md": _linked(tables())}
 
 
-def glossary_columns() -> dict[str, str]:
-    """The columns that the glossary explains, as patterns (`absent_*`; `patches.kind` for one table alone), with the anchor of the word."""
+def explained() -> dict[str, str]:
+    """What the glossary explains, with the anchor of the word: columns (`absent_*`; `patches.kind` of one table alone) and options."""
     text = (FOLDER / "glossary.md").read_text(encoding="utf-8")
     entries = re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", text, re.MULTILINE)
-    return {column: _anchor(word) for word, entry in entries for column in re.findall(r"`([^`]+)`", entry.partition("In the tables:")[2])}
+    return {
+        name: _anchor(word) for word, entry in entries for name in re.findall(r"`([^`]+)`", "".join(re.split(r"In the \w+:", entry)[1:]))
+    }
 
 
 def _anchor(heading: str) -> str:
@@ -30,8 +32,8 @@ def _anchor(heading: str) -> str:
 
 
 def _linked(page: str) -> str:
-    """The page of the tables, with a link to the glossary from every column that it explains."""
-    return "".join(_linked_lines(page, glossary_columns()))
+    """The page with a link to the glossary from every column and option that it explains."""
+    return "".join(_linked_lines(page, explained()))
 
 
 def _linked_lines(page: str, known: dict[str, str]) -> Iterator[str]:
@@ -39,8 +41,8 @@ def _linked_lines(page: str, known: dict[str, str]) -> Iterator[str]:
     for line in page.splitlines(keepends=True):
         if line.startswith("## "):
             table = line[3:].partition(":")[0]
-        column = re.match(r"\| `(\w+)` \|", line)
-        names = (column[1], f"{table}.{column[1]}") if column else ()
+        row = re.match(r"\| `([\w.]+)` \|", line)
+        names = (row[1], f"{table}.{row[1]}") if row else ()
         anchors = [anchor for pattern, anchor in known.items() if any(fnmatchcase(name, pattern) for name in names)]
         yield line.replace(f"`{names[0]}`", f"[`{names[0]}`](glossary.md#{anchors[0]})", 1) if anchors else line
 

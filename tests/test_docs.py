@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from brightfield.config.compose import reference as configuration
 from brightfield.core.schema import TABLES
 from brightfield.testing.dataset import make_dataset
 
@@ -34,12 +35,24 @@ def test_the_reference_pages_are_what_the_code_says(reference: ModuleType) -> No
         assert path.read_text(encoding="utf-8") == text, f"write {path.name} anew: make reference"
 
 
-def test_the_glossary_explains_columns_that_exist_and_those_nobody_guesses(reference: ModuleType) -> None:
+def test_the_glossary_explains_columns_and_options_that_exist_and_those_nobody_guesses(reference: ModuleType) -> None:
     names = {name for table in TABLES for column in table.columns for name in (column.name, f"{table.name}.{column.name}")}
-    known = {pattern: fnmatch.filter(names, pattern) for pattern in reference.glossary_columns()}
+    names |= set(re.findall(r"^\| `([\w.]+)`", configuration(), re.MULTILINE))
+    known = {pattern: fnmatch.filter(names, pattern) for pattern in reference.explained()}
     assert [pattern for pattern, found in known.items() if not found] == []
     explained = {name for found in known.values() for name in found}
-    assert {"absent_axon", "d_prime", "weight", "difficulty", "fold", "grade", "patches.kind", "tip", "stretch"} <= explained
+    assert {
+        "absent_axon",
+        "d_prime",
+        "weight",
+        "difficulty",
+        "fold",
+        "grade",
+        "patches.kind",
+        "tip",
+        "stretch",
+        "image.z_step",
+    } <= explained
 
 
 def run_first_python_block(page: str) -> dict[str, Any]:
