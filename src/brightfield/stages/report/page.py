@@ -187,7 +187,7 @@ def _page(material: Material, changes: str) -> str:
         "classes": _classes(material),
         "proof": material.proof,
         "mix": _records(delivered(read_table(PATCHES, material.root, columns=["kind", "split", "weight"]), material.config.patches)),
-        "strata": _records(material.proof.strata),
+        "strata": _records(material.proof.strata.assign(beyond=material.proof.strata.index.isin(material.proof.beyond.index))),
         "counts": _records(material.proof.counts),
         "limits": {"points": MAX_DEVIATION_POINTS, "cells": MIN_STRATUM_CELLS},
         "checks": material.checks,
