@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from brightfield.config.options import SplitConfig
-from brightfield.core.codes import Label, MarkerKind, Split
+from brightfield.core.codes import NEURITE_LABELS, Label, MarkerKind, Split
 from brightfield.core.markers import marker_nodes, read_markers
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.swc import parse_swc
@@ -115,20 +115,23 @@ def test_markers_sit_on_tips(tmp_path: Path) -> None:
     assert findings == []
 
 
-def test_the_default_split_has_three_sides_and_tests_a_full_cell() -> None:
-    kinds: dict[Split, set[object]] = {}
+def test_the_default_split_gives_every_side_three_cells_of_both_types_and_every_class() -> None:
+    sides: dict[Split, list[DemoCell]] = {}
     for cell in taken():
         if cell.specimen_id != demo.MISREGISTERED_ID:
-            kinds.setdefault(side_of(str(cell.row["donor__id"]), SplitConfig()), set()).add(cell.row["nr__reconstruction_type"])
-    assert set(kinds) == {Split.TRAIN, Split.VAL, Split.TEST}
-    assert "full" in kinds[Split.TEST]
-    assert "full" in kinds[Split.TRAIN]
+            sides.setdefault(side_of(str(cell.row["donor__id"]), SplitConfig()), []).append(cell)
+    assert set(sides) == {Split.TRAIN, Split.VAL, Split.TEST}
+    for side in sides.values():
+        assert len(side) >= 3
+        assert {cell.row["nr__reconstruction_type"] for cell in side} == {"full", "dendrite-only"}
+        full = [skeleton(cell) for cell in side if cell.row["nr__reconstruction_type"] == "full"]
+        assert set(np.concatenate([tree.label for tree in full]).tolist()) >= set(NEURITE_LABELS)
 
 
 def test_a_seed_gives_the_same_files_and_another_seed_others() -> None:
     demo_cells.cache_clear()
     digest = sha256(b"".join(cell.swc or b"" for cell in demo_cells())).hexdigest()[:16]
-    assert digest == "d7adc1d824f7ce59"
+    assert digest == "9f45cb7d6351f1e0"
     assert {c.specimen_id for c in demo_cells(8)} == set(cells())
     assert demo_cells(8)[-2].swc != demo_cells()[-2].swc
 
