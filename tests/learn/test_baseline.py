@@ -198,7 +198,7 @@ def built(root: Path, at_home: None) -> Path:
     """The pipeline, run by DVC on a small dataset with a small network."""
     folder = root / "baseline"
     shutil.copytree(ROOT / "baseline", folder, ignore=shutil.ignore_patterns("cache", "tmp", "__pycache__", "dvc.lock", "dvclive", *OUTS))
-    (folder / "params.yaml").write_text(yaml.safe_dump(SMALL))
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings().model_dump(mode="json")))
     dvc(root, "git", "init", "-q")
     dvc(root, sys.executable, "-m", "dvc", "init", "-q")
     dvc(folder, sys.executable, "-m", "dvc", "repro")
