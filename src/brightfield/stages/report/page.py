@@ -22,6 +22,7 @@ from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_FILE, image_
 from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, PATCHES, TILES
 from brightfield.core.tables import read_table
 from brightfield.core.urls import web_link
+from brightfield.run.progress import watched
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, Proof, prove
 from brightfield.stages.report.pictures import Overlay, Picture, centre_voxel, colour, overlay, projection, slices
 from brightfield.volumes.volume import open_volume
@@ -192,7 +193,7 @@ def _page(material: Material, changes: str) -> str:
         "alignment": _alignment(material),
         "not_taken": _not_taken(material),
         "cells": _records(material.manifest),
-        "pages": [_cell_page(material, row) for row in pictured],
+        "pages": [_cell_page(material, row) for row in watched(pictured, "pages")],
         "n_unpictured": int(material.manifest["image_path"].notna().sum()) - len(pictured),
         "changes": changes,
         "license_link": web_link(str(_first(material.manifest, ("license_url",))["license_url"])),
