@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from PIL import Image
 
-from brightfield.config.options import ComputeConfig, CoverageKind, ImageConfig
+from brightfield.config.options import ComputeConfig, CoverageKind, ImageConfig, tile_of
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.sources.allen.records import PICTURE_PATH
 from brightfield.sources.allen.service import AllenSource
@@ -55,7 +56,7 @@ type Figures = dict[str, float]
 
 CHUNK = (32, 128, 128)
 SIDE_PX, PLANES, QUALITY, CONNECTIONS, VARIANTS = 2048, 384, 85, 8, 32
-TILE_PX = ImageConfig().tile_px
+TILE_PX = tile_of(ImageConfig(coverage=CoverageKind.full))
 
 
 def a_cell(n_planes: int) -> Cell:
@@ -124,12 +125,10 @@ def paths(plan: CellPlan) -> list[str]:
     """What the plan's requests ask the service for."""
     found = []
     for unit in plan.units:
-        for rows in unit.requests:
-            tiles = plan.tiles.iloc[rows]
-            z, top, left = int(tiles["z"].iloc[0]), int(tiles["y0"].iloc[0]), int(tiles["x0"].iloc[0])
-            height, width = int(tiles["y1"].iloc[0]) - top, int(tiles["x1"].iloc[-1]) - left
-            sizes = {"left": left, "top": top, "width": width, "height": height}
-            found.append(PICTURE_PATH.format(image_id=z, level=0, quality=QUALITY, **sizes))
+        for request in unit.requests:
+            y0, y1, x0, x1 = request.box
+            sizes = {"left": x0, "top": y0, "width": x1 - x0, "height": y1 - y0}
+            found.append(PICTURE_PATH.format(image_id=request.z, level=0, quality=QUALITY, **sizes))
     return found
 
 
@@ -181,8 +180,8 @@ def _compressed(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
 
 
 def _hash(pixels: NDArray[np.uint8]) -> None:
-    for left in range(0, pixels.shape[1], TILE_PX):
-        hashlib.sha256(np.ascontiguousarray(pixels[:, left : left + TILE_PX])).hexdigest()
+    for top, left in product(range(0, pixels.shape[0], TILE_PX), range(0, pixels.shape[1], TILE_PX)):
+        hashlib.sha256(np.ascontiguousarray(pixels[top : top + TILE_PX, left : left + TILE_PX])).hexdigest()
 
 
 def ours(port: int, n_planes: int, *, pyramid: bool = False) -> Figures:

@@ -22,7 +22,8 @@ from brightfield.config.options import ImageConfig
 from brightfield.core.cell import Cell, Plane, Stack
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.swc import read_swc
-from brightfield.stages.download.plan import Plan, plan_cell
+from brightfield.stages.download.estimate import CellSums, Pace, Plan
+from brightfield.stages.download.plan import plan_cell
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "plan.json"
@@ -38,8 +39,8 @@ def a_cell(specimen_id: int, width_px: int, height_px: int) -> Cell:
 
 def plan_of(cells: list[Cell], skeletons: list[Skeleton]) -> Plan:
     """The plan of some cells, its sums and its text made."""
-    plan = Plan(tuple(plan_cell(cell, skeleton, ImageConfig()) for cell, skeleton in zip(cells, skeletons, strict=True)))
-    plan.as_text(10.0)
+    plan = Plan(tuple(CellSums.of(plan_cell(cell, skeleton, ImageConfig())) for cell, skeleton in zip(cells, skeletons, strict=True)))
+    plan.as_text(Pace())
     return plan
 
 

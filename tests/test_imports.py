@@ -24,7 +24,7 @@ EDGES: dict[str, set[str]] = {
     "sampling": {"core", "config"},
     "built": {"core", "config", "volumes"},
     "sources": {"core", "config", "volumes"},
-    "stages.query": {"core", "config", "sources"},
+    "stages.query": {"core", "config", "run", "sources"},
     "stages.download": CELLS_ON_DISK | {"sources"},
     "stages.align": {"core", "config", "run", "built"},
     "stages.rasterize": CELLS_ON_DISK | {"raster"},

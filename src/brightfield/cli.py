@@ -129,15 +129,22 @@ def _config(words: argparse.Namespace) -> int:
 def _add_plan(commands: Commands) -> None:
     parser = define(commands, "plan", _plan, "say what a download would fetch, before any byte of it")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; without any, params.yaml as it is")
-    parser.add_argument("--rate", type=positive, default=10.0, metavar="MB/S", help="estimate the time at this rate (default 10 MB/s)")
+    parser.add_argument("--rate", type=positive, default=10.0, metavar="MB/S", help="believe in this rate of the network (default 10)")
+    parser.add_argument("--latency", type=not_negative, default=100.0, metavar="MS", help="and that an answer takes so long (default 100)")
+    parser.add_argument("--connections", type=whole, metavar="N", help="over so many connections (default: compute.connections)")
+    limit = "and so many requests a second, 0: no limit (default: compute.requests_per_second)"
+    parser.add_argument("--requests-per-second", type=not_negative, metavar="R", help=limit)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _plan(words: argparse.Namespace) -> int:
-    from brightfield.planning import plan
+    from brightfield.planning import Pace, plan
 
-    found = plan(_composed(words), words.root)
-    print(found.as_json(words.rate) if words.json else found.as_text(words.rate))
+    config = _composed(words)
+    limit = config.compute.requests_per_second if words.requests_per_second is None else words.requests_per_second
+    pace = Pace(words.rate, words.latency / 1000, words.connections or config.compute.connections, limit)
+    found = plan(config, words.root)
+    print(found.as_json(pace) if words.json else found.as_text(pace))
     return 0
 
 

@@ -10,10 +10,12 @@ from brightfield.config.options import Config
 from brightfield.core.cell import cells_of
 from brightfield.core.schema import CELLS, PLANES
 from brightfield.core.tables import read_table
-from brightfield.stages.download.plan import Plan
+from brightfield.stages.download.estimate import Pace, Plan
 from brightfield.stages.download.stage import plan_of
 from brightfield.stages.query.selection import left_out
 from brightfield.stages.query.stage import answer, is_built, refuse_nothing
+
+__all__ = ["Pace", "Plan", "plan"]
 
 if TYPE_CHECKING:
     import pandas as pd

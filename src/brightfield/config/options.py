@@ -7,6 +7,7 @@ dataclasses.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
@@ -159,7 +160,7 @@ class ImageConfig:
     coverage: Annotated[CoverageKind, _doc("Which pixels are downloaded")] = CoverageKind.skeleton
     level: Annotated[int, Field(ge=0, le=6), _doc("2^level pixels become one, in y and x")] = 0
     z_step: Annotated[int, Field(ge=1, le=64), _doc("Every z_step-th plane")] = 1
-    tile_px: Annotated[int, Field(ge=64, le=8192), _doc("Side of a tile in full-resolution pixels")] = 512
+    tile_px: Annotated[int, Field(ge=0, le=8192), _doc("Side of a tile in downloaded pixels; 0: as suits level and coverage")] = 0
     radius_um: Annotated[float, Field(ge=0, le=1000), _doc("coverage=skeleton: tiles within this of the skeleton, um")] = 10.0
     background_share: Annotated[_Fraction, _doc("coverage=skeleton: background tiles, as a share of the skeleton tiles")] = 0.1
     margin_um: Annotated[float, Field(ge=0, le=10000), _doc("coverage=box: margin around the skeleton, um")] = 20.0
@@ -169,6 +170,20 @@ class ImageConfig:
     shard_zyx: Annotated[list[_Edge], _Box, _doc("Shard (one file) of the volumes, voxels")] = field(
         default_factory=lambda: [64, 1024, 1024]
     )
+
+
+SMALLEST_TILE = 8
+"""Of a tile's side that is given."""
+
+
+def tile_of(image: ImageConfig) -> int:
+    """Side of a tile in downloaded pixels: `image.tile_px`, or where that is 0 what suits.
+
+    That is 512 pixels of full resolution, but at least 64 downloaded ones, as less costs a request all the same; 512 downloaded ones where
+    all pixels come anyway; and what fits whole into the rows and columns of a shard.
+    """
+    suits = 512 if image.coverage is CoverageKind.full else max(64, 512 >> image.level)
+    return image.tile_px or math.gcd(suits, *image.shard_zyx[1:])
 
 
 @dataclass

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from brightfield.config.options import Config, SourceConfig, SourceKind, SplitStrategy
+from brightfield.config.options import SMALLEST_TILE, Config, SourceConfig, SourceKind, SplitStrategy, tile_of
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
 from brightfield.core.urls import is_public, public_text
@@ -238,17 +238,17 @@ def _image_rules(config: Config) -> Iterator[str]:
         yield f"image.shard_zyx = {image.shard_zyx} is {math.prod(image.shard_zyx):.1e} voxels, more than {MAX_SHARD_VOXELS:.1e}"
     if any(shard % chunk for shard, chunk in zip(image.shard_zyx, image.chunk_zyx, strict=True)):
         yield f"image.chunk_zyx = {image.chunk_zyx} must divide image.shard_zyx = {image.shard_zyx} in every axis"
-    tile = image.tile_px >> image.level
-    if image.tile_px % (1 << image.level):
-        yield f"image.tile_px = {image.tile_px} must be a multiple of 2^image.level = {1 << image.level}"
-    if tile > min(image.shard_zyx[1:]):
+    tile = tile_of(image)
+    if tile < SMALLEST_TILE:
         yield (
-            f"a tile is larger than a shard: image.tile_px = {image.tile_px} is {tile} voxels at image.level = {image.level}, "
-            f"image.shard_zyx = {image.shard_zyx}"
+            f"image.tile_px = {image.tile_px}: a tile of {tile} px is too small; give one of {SMALLEST_TILE} px at least, and "
+            f"image.shard_zyx = {image.shard_zyx} rows and columns that are multiples of it"
         )
+    elif tile > min(image.shard_zyx[1:]):
+        yield f"a tile is larger than a shard: image.tile_px = {image.tile_px}, image.shard_zyx = {image.shard_zyx}"
     elif any(edge % tile for edge in image.shard_zyx[1:]):
         yield (
-            f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {tile} voxels (image.tile_px >> image.level): "
+            f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {tile} px (image.tile_px): "
             "rows and columns of a shard are multiples of that"
         )
 

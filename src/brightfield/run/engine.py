@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from brightfield.config.options import DEFAULT_MEMORY_GB, DEFAULT_WORKERS, ComputeConfig, Scheduler
 from brightfield.core.errors import BrightfieldError, ConfigError
 from brightfield.run.claim import end_with_parent
+from brightfield.run.progress import progress
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -67,15 +67,6 @@ def map_cells(function: Callable[..., Any], tasks: Tasks, engine: Engine | None 
             advance(1)
     order = list(tasks)
     return {i: results[i] for i in order if i in results}, {i: failures[i] for i in order if i in failures}
-
-
-@contextlib.contextmanager
-def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
-    """A bar with ETA where somebody watches; silence in a log. unit: what is counted; bytes ("B") are shown in powers of 1000."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
-        yield bar.update
 
 
 type _Event = tuple[int, bool, Any]  # specimen id, whether it is a result, the result or the reason

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Crop
+
+if TYPE_CHECKING:
+    from brightfield.sources.http.client import Traffic
 
 
 class Source(Protocol):
@@ -41,6 +44,11 @@ class Source(Protocol):
 
     def projection(self, cell: Cell, level: int) -> NDArray[np.uint8] | None:
         """The minimum projection along z at `level`, or None where the source has none."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What was asked and received so far; None where nothing counts it."""
         ...
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from brightfield.core.errors import CellFailures
 from brightfield.core.layout import IMAGES_DIR, PARAMS_FILE, image_store
 from brightfield.core.schema import TILES
 from brightfield.core.tables import read_table
-from brightfield.planning import plan
+from brightfield.planning import Pace, plan
 from brightfield.sources.mirror.server import Mirror, serve
 from brightfield.stages.download import stage
 from brightfield.stages.query import stage as query
@@ -41,11 +41,11 @@ def mirror() -> Iterator[Mirror]:
 
 
 def repository(root: Path, mirror: Mirror, *overrides: str) -> Path:
-    """A repository before its download, with shards so small that a cell is 15 units."""
+    """A repository before its download, with shards so small that a cell is 12 units."""
     shutil.copytree(REPOSITORY / "conf", root / "conf", ignore=shutil.ignore_patterns("local"))
     words = ["source=allen", f"source.base_url={mirror.base_url}", "source.accept_terms=true", "compute.connections=4"]
     words += ["image.coverage=full", "image.level=0", "image.z_step=1", "image.tile_px=128"]
-    words += ["image.shard_zyx=[16,128,128]", "image.chunk_zyx=[8,64,64]"]
+    words += ["image.shard_zyx=[4,128,128]", "image.chunk_zyx=[4,64,64]"]
     composed = compose((*words, *overrides), root)
     write_params(composed, root)
     query.refresh(composed, root, write=True)
@@ -121,7 +121,7 @@ def test_a_cell_that_cannot_be_planned_fails_alone(tmp_path: Path) -> None:
         config = load(root / PARAMS_FILE)
         found = plan(config, root)
         assert [cell.specimen_id for cell in found.cells] == [3, 5]
-        assert "cell 4       it cannot be planned: " in found.as_text(10.0)
+        assert "cell 4       it cannot be planned: " in found.as_text(Pace())
         with pytest.raises(CellFailures, match=r"4\b.*it cannot be planned"):
             stage.run(config, root)
         assert [i for i in CELLS if (root / image_store(i)).is_dir()] == [3, 5]

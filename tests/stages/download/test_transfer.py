@@ -25,8 +25,8 @@ from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.faults import Faults
 from brightfield.sources.mirror.server import Mirror, serve
-from brightfield.stages.download import plan as plan_module
 from brightfield.stages.download import transfer
+from brightfield.stages.download import units as units_module
 from brightfield.stages.download.plan import CellPlan, plan_cell
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 from brightfield.testing.skeletons import cable
@@ -84,14 +84,14 @@ def files_of(directory: Path) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "UNIT_BYTES", 200_000)
+    monkeypatch.setattr(units_module, "UNIT_BYTES", 200_000)
 
 
 CASES = {
     "skeleton": OPTIONS,
     "full": replace(OPTIONS, coverage=CoverageKind.full),
     "box": replace(OPTIONS, coverage=CoverageKind.box, margin_um=2.0),
-    "coarse": replace(OPTIONS, level=1, z_step=3, shard_zyx=(16, 64, 64)),
+    "coarse": replace(OPTIONS, level=1, z_step=3, tile_px=32, shard_zyx=[16, 64, 64]),
 }
 
 
@@ -136,7 +136,7 @@ def test_planes_that_the_source_lacks_are_listed_and_never_asked_for(tmp_path: P
     assert not open_volume(tmp_path / IMAGE_NAME).read(((12, 14), (0, 300), (0, 420))).any()
 
 
-def test_one_request_per_row_of_neighbours(tmp_path: Path) -> None:
+def test_neighbours_share_a_request(tmp_path: Path) -> None:
     cell = a_cell()
     plan = plan_cell(cell, SKELETON, OPTIONS)
     source = PatternSource()
@@ -174,10 +174,10 @@ def test_what_cannot_be_had_fails_the_cell_and_says_what_to_do(tmp_path: Path) -
     assert not open_volume(tmp_path / IMAGE_NAME).read(((14, 15), (0, 300), (0, 420))).any()
 
 
-def test_a_merged_request_that_fails_is_asked_for_tile_by_tile(tmp_path: Path) -> None:
+def test_a_merged_request_that_fails_is_asked_for_in_ever_smaller_parts(tmp_path: Path) -> None:
     def capped(crop: Crop) -> None:
-        if crop.width > 64:
-            raise TransferError("too wide: expected (64, 128), found (64, 64)", reason="the picture has the wrong size")
+        if max(crop.width, crop.height) > 64:
+            raise TransferError("too large: expected (64, 128), found (64, 64)", reason="the picture has the wrong size")
 
     cell = a_cell()
     plan = plan_cell(cell, SKELETON, OPTIONS)
@@ -189,7 +189,7 @@ def test_a_merged_request_that_fails_is_asked_for_tile_by_tile(tmp_path: Path) -
 @pytest.mark.parametrize("error", [TransferError("x: stalled (6 attempts)", reason="stalled"), StackError("cannot be decoded")])
 def test_only_the_tiles_that_fail_are_missing(tmp_path: Path, error: Exception) -> None:
     def interfere(crop: Crop) -> None:
-        if crop.plane.plane == 14 and crop.left <= 128 < crop.left + crop.width:
+        if crop.plane.plane == 14 and crop.left <= 128 < crop.left + crop.width and crop.top <= 64 < crop.top + crop.height:
             raise error
 
     cell = a_cell()
@@ -198,16 +198,17 @@ def test_only_the_tiles_that_fail_are_missing(tmp_path: Path, error: Exception) 
     assert len(missing) > 0
     assert set(missing["z"]) == {14}
     assert set(missing["x0"]) == {128}
+    assert set(missing["y0"]) == {64}
 
 
 def test_a_missing_tile_shows_nothing_of_what_its_memory_held_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "UNIT_BYTES", 1)
+    monkeypatch.setattr(units_module, "UNIT_BYTES", 1)
     cell = a_cell()
     plan = plan_cell(cell, None, replace(OPTIONS, coverage=CoverageKind.full))
     source = PatternSource()
 
     def lack(crop: Crop) -> None:
-        if (crop.plane.plane + crop.top + crop.left) % 3 == 0 or crop.width > OPTIONS.tile_px:
+        if (crop.plane.plane + crop.top + crop.left) % 3 == 0 or max(crop.width, crop.height) > OPTIONS.tile_px:
             raise TransferError("x: connection broken (1 attempt)", reason="connection broken")
 
     source.interfere = lack
@@ -378,7 +379,7 @@ def test_pixels_in_flight_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     seen = []
     begin = transfer._Writer.begin
 
-    def watch(self: transfer._Writer, number: int, unit: plan_module.Unit) -> None:
+    def watch(self: transfer._Writer, number: int, unit: units_module.Unit) -> None:
         begin(self, number, unit)
         seen.append(self.open_bytes)
 
@@ -392,7 +393,7 @@ def test_pixels_in_flight_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_memory_does_not_grow_with_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ImageConfig(coverage=CoverageKind.full, tile_px=128, shard_zyx=[8, 256, 256])
     slab = 8 * 512 * 512
-    monkeypatch.setattr(plan_module, "UNIT_BYTES", slab // 2)
+    monkeypatch.setattr(units_module, "UNIT_BYTES", slab // 2)
     monkeypatch.setattr(transfer, "_OPEN_BYTES", slab)
 
     def peak_of(n_planes: int) -> int:
@@ -444,10 +445,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import test_transfer
 from brightfield.stages.download import plan
-from brightfield.stages.download import transfer
+from brightfield.stages.download import transfer, units
 from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.http.client import HttpClient
-plan.UNIT_BYTES, transfer._OPEN_BYTES = 200_000, 400_000
+units.UNIT_BYTES, transfer._OPEN_BYTES = 200_000, 400_000
 cell = test_transfer.REMOTE
 cell_plan = plan.plan_cell(cell, test_transfer.SKELETON, test_transfer.REMOTE_PLAN)
 with HttpClient(test_transfer.PATIENT, backoff_s=0.005) as client:

@@ -143,8 +143,8 @@ def test_planes_are_those_of_the_selected_cells_with_their_gaps() -> None:
         (ImageConfig(coverage=CoverageKind.full), 4 * 300 * 400),
         (ImageConfig(coverage=CoverageKind.full, level=2, z_step=3), 2 * 75 * 100),
         (ImageConfig(coverage=CoverageKind.box), 4 * 300 * 400),
-        (ImageConfig(background_share=0.0), round(4 * 300 * 400 * 0.18)),
-        (ImageConfig(background_share=0.5), round(4 * 300 * 400 * 0.27)),
+        (ImageConfig(background_share=0.0), round(4 * 300 * 400 * 0.154)),
+        (ImageConfig(background_share=0.5), round(4 * 300 * 400 * 0.231)),
     ],
 )
 def test_planned_bytes_follow_coverage_level_and_step(image: ImageConfig, expected: int) -> None:

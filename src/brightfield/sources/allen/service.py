@@ -31,7 +31,7 @@ from brightfield.sources.allen.records import (
     completed,
 )
 from brightfield.sources.allen.rows import grouped, shown, typed
-from brightfield.sources.http.client import Answer, HttpClient
+from brightfield.sources.http.client import Answer, HttpClient, Traffic
 
 if TYPE_CHECKING:
     from allensdk.api.queries.cell_types_api import CellTypesApi
@@ -104,6 +104,11 @@ class AllenSource:
             crop = Crop(plane, top << level, left << level, height << level, width << level, level)
             whole[top : top + height, left : left + width] = self._picture(cell.stack.projection_id, crop)
         return whole
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the client asked and received so far."""
+        return self._client.traffic
 
     def close(self) -> None:
         """Close the client: requests that are under way fail at once."""

@@ -108,6 +108,11 @@ class FolderSource:
         """None: a folder has no projection, and making one would read every pixel."""
         return
 
+    @property
+    def traffic(self) -> None:
+        """Files are read, not asked for."""
+        return None
+
     def close(self) -> None:
         """Nothing: what is being read is read to its end."""
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from brightfield.core.skeleton import Skeleton
 from brightfield.core.swc import parse_swc, read_swc
 from brightfield.core.tables import read_table, write_table
 from brightfield.run.collect import PARTIAL, work_root
-from brightfield.run.engine import Engine, progress
+from brightfield.run.engine import Engine
+from brightfield.run.progress import progress
 from brightfield.run.workcache import CellTask, Look, WorkCache
 from brightfield.sources.connect import Address, reachable
 from brightfield.sources.source import Source, interruptible
-from brightfield.stages.download.plan import JPEG_TILES, STACK_FILES, CellPlan, Plan, plan_cell, plan_inputs, plan_of_tiles
+from brightfield.stages.download.estimate import JPEG_TILES, STACK_FILES, CellSums, Plan
+from brightfield.stages.download.plan import CellPlan, plan_cell, plan_inputs, plan_of_tiles
+from brightfield.stages.download.traffic import clocked, counted
 from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 
 ALGORITHM = "2"
@@ -66,9 +69,10 @@ def plan_of(config: Config, root: Path, cells: Sequence[Cell]) -> Plan:
         swcs = {i: skeletons.place(i, tasks[i]) / skeleton_file(i) for i in skeletons.look(tasks).there}
         images = _image_cache(config, root)
         there = images.look({i: _image_task(config, wanted[i], swc) for i, swc in swcs.items()}).there
-        plans, failures = _plans(config, {i: cell for i, cell in wanted.items() if i not in there}, swcs, address)
-    plans |= {i: _plan_found(config, wanted[i], directory) for i, directory in there.items()}
-    return replace(_capacity(config, root, plans, set(there)), failures=_named(failures, wanted, config))
+        missing = {i: cell for i, cell in wanted.items() if i not in there}
+        planned, failures = _planned(config, missing, swcs, address, CellSums.of)
+    sums = [*planned.values(), *_sums_found(config, wanted, there)]
+    return replace(_whole(config, root, sums, there), failures=_named(failures, wanted, config))
 
 
 @contextmanager
@@ -108,28 +112,39 @@ def fetch_files(root: Path, cell: Cell, address: Address) -> None:
 # ------------------------------------------------------------------------------------------------------------------- plan
 
 
-def _plans(
-    config: Config, cells: Mapping[int, Cell], swcs: Mapping[int, Path], address: AskAddress
-) -> tuple[dict[int, CellPlan], dict[int, str]]:
-    """The plans of the cells, and why there is none of the others. swcs: the skeletons that are here already."""
+def _planned[T](
+    config: Config, cells: Mapping[int, Cell], swcs: Mapping[int, Path], address: AskAddress, keep: Callable[[CellPlan], T]
+) -> tuple[dict[int, T], dict[int, str]]:
+    """What `keep` makes of the plan of each cell, and why there is none of the others. swcs: the skeletons that are here already."""
     if not cells:
         return {}, {}
-    image, origin = config.image, config.source.swc_origin
-    wants_projection = image.coverage is CoverageKind.skeleton and image.background_share > 0
     failures: dict[int, str] = {}
 
-    def plan_one(cell: Cell) -> CellPlan | None:
+    def plan_one(cell: Cell) -> T | None:
         try:
-            projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
-            skeleton = _skeleton(config, cell, source, swcs.get(cell.specimen_id))
-            return plan_cell(cell, skeleton, image, projection, swc_origin=origin)
+            return keep(_plan(config, cell, source, swcs.get(cell.specimen_id)))
         except BrightfieldError as error:
             failures[cell.specimen_id] = f"it cannot be planned: {error}"
             return None
 
-    with address().connect() as source, ThreadPoolExecutor(config.compute.connections) as pool, interruptible(source):
-        plans = dict(zip(cells, pool.map(plan_one, cells.values()), strict=True))
-    return {i: found for i, found in plans.items() if found is not None}, dict(sorted(failures.items()))
+    with ExitStack() as stack:
+        source = stack.enter_context(address().connect())
+        pool = stack.enter_context(ThreadPoolExecutor(config.compute.connections))
+        advance = stack.enter_context(progress(len(cells), "plans", "cell"))
+        stack.enter_context(interruptible(source))
+        found: dict[int, T] = {}
+        for i, kept in zip(cells, pool.map(plan_one, cells.values()), strict=True):
+            advance(1)
+            if kept is not None:
+                found[i] = kept
+    return found, dict(sorted(failures.items()))
+
+
+def _plan(config: Config, cell: Cell, source: Source, swc: Path | None) -> CellPlan:
+    image = config.image
+    wants_projection = image.coverage is CoverageKind.skeleton and image.background_share > 0
+    projection = source.projection(cell, PROJECTION_LEVEL) if wants_projection else None
+    return plan_cell(cell, _skeleton(config, cell, source, swc), image, projection, swc_origin=config.source.swc_origin)
 
 
 def _skeleton(config: Config, cell: Cell, source: Source, swc: Path | None) -> Skeleton:
@@ -139,16 +154,17 @@ def _skeleton(config: Config, cell: Cell, source: Source, swc: Path | None) -> S
     return parse_swc(source.file(str(cell.swc_url)), f"cell {cell.specimen_id}: {cell.swc_url}", convention)
 
 
-def _plan_found(config: Config, cell: Cell, directory: Path) -> CellPlan:
-    """The plan of a finished image, from its ledger."""
-    return plan_of_tiles(cell.specimen_id, _stack(cell), read_table(TILES, directory), config.image)
+def _sums_found(config: Config, cells: Mapping[int, Cell], there: Mapping[int, Path]) -> Iterator[CellSums]:
+    """The sums of finished images, from their ledgers."""
+    for i, directory in there.items():
+        yield CellSums.of(plan_of_tiles(i, _stack(cells[i]), read_table(TILES, directory), config.image))
 
 
-def _capacity(config: Config, root: Path, plans: Mapping[int, CellPlan], there: set[int]) -> Plan:
+def _whole(config: Config, root: Path, sums: Iterable[CellSums], there: Iterable[int]) -> Plan:
     home = work_root(root, config.compute.work_dir)
     existing = next(path for path in (home, *home.parents) if path.exists())
     wire = JPEG_TILES if config.source.kind in (SourceKind.demo, SourceKind.allen) else STACK_FILES
-    return Plan(tuple(plans.values()), frozenset(there), shutil.disk_usage(existing).free, config.image.max_gb, wire)
+    return Plan(tuple(sums), frozenset(there), shutil.disk_usage(existing).free, config.image.max_gb, wire)
 
 
 # ----------------------------------------------------------------------------------------------------------------- pixels
@@ -161,28 +177,34 @@ def _fetch_images(
     cache = _image_cache(config, root)
     tasks = {i: _image_task(config, cell, swcs[i]) for i, cell in cells.items()}
     look = cache.look(tasks)
-    plans, unplanned = _plans(config, {i: cells[i] for i in look.missing}, swcs, address)
-    planned = {i: task for i, task in tasks.items() if i not in unplanned}
-    partials = {i: work_root(root, config.compute.work_dir) / PARTIAL / f"{i}-{cache.place(i, tasks[i]).name[:16]}" for i in plans}
-    with progress(_bytes_to_fetch(config, root, cells, plans, look), "images", "B") as advance:
+    planned, unplanned = _planned(config, {i: cells[i] for i in look.missing}, swcs, address, _Waiting.of)
+    partials = {i: work_root(root, config.compute.work_dir) / PARTIAL / f"{i}-{cache.place(i, tasks[i]).name[:16]}" for i in planned}
+    expected = _whole(config, root, [waiting.sums for waiting in planned.values()], ())
+    if planned:
+        found = _sums_found(config, cells, look.there)
+        _whole(config, root, [*expected.cells, *found], look.there).check_capacity()
+    with clocked(partials.values(), expected, config), progress(expected.totals["bytes"], "images", "B") as advance:
         told = advance if config.compute.scheduler == Scheduler.local else None
-        for i, plan in plans.items():
-            planned[i] = replace(tasks[i], args=(cells[i], plan, address(), partials[i], _options(config, cells[i]), told))
-        failures = _run(cache, planned, config, label="images", failed={**failed, **unplanned}, look=look)
-    for i in plans.keys() - failures.keys():
+        for i, waiting in planned.items():
+            args = (cells[i], waiting.plan, address(), partials[i], _options(config, cells[i]), told)
+            tasks[i] = replace(tasks[i], args=args)
+        todo = {i: task for i, task in tasks.items() if i not in unplanned}
+        failures = _run(cache, todo, config, label="images", failed={**failed, **unplanned}, look=look)
+    for i in planned.keys() - failures.keys():
         shutil.rmtree(partials[i], ignore_errors=True)
     return failures
 
 
-def _bytes_to_fetch(config: Config, root: Path, cells: Mapping[int, Cell], plans: Mapping[int, CellPlan], look: Look) -> int:
-    """Pixels still to come. Raises CapacityError where they, with what is here, are more than the limit or than the disk can hold."""
-    if not plans:
-        return 0
-    found = {i: _plan_found(config, cells[i], directory) for i, directory in look.there.items()}
-    todo = _capacity(config, root, {**plans, **found}, set(found))
-    todo.check_capacity()
-    n_bytes: int = todo.totals["bytes_todo"]
-    return n_bytes
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A plan that waits for its turn, packed, with its sums."""
+
+    sums: CellSums
+    plan: bytes
+
+    @classmethod
+    def of(cls, plan: CellPlan) -> _Waiting:
+        return cls(CellSums.of(plan), plan.packed())
 
 
 def _image_cache(config: Config, root: Path) -> WorkCache:
@@ -194,7 +216,7 @@ def _image_task(config: Config, cell: Cell, swc: Path) -> CellTask:
     stack = _stack(cell)
     planes = [(p.sub_image_id, p.section_number, p.usable, p.reason) for p in stack.planes]
     facts = [stack.width_px, stack.height_px, stack.pixel_um, stack.plane_um, stack.bits, stack.projection_id]
-    plan = plan_inputs(config.image, config.source, sha256_file(swc))
+    plan = plan_inputs(stack, config.image, config.source, sha256_file(swc))
     key = {"plan": plan, "stack": facts, "planes": planes, **_options(config, cell)}
     if key["attributes"]["source"] != (place := source_name(config.source)):
         key["place"] = place
@@ -218,7 +240,7 @@ def _stack(cell: Cell) -> Stack:
 def fetch_image(
     root: Path,
     cell: Cell,
-    plan: CellPlan,
+    packed: bytes,
     address: Address,
     partial: Path,
     options: dict[str, Any],
@@ -226,9 +248,12 @@ def fetch_image(
 ) -> None:
     """The image of one cell with its ledger. What was fetched before a kill waits in `partial` and is not fetched again.
 
+    packed: the plan. What the source was asked for is left in `partial`, for `traffic.clocked`.
+
     The image is linked and not moved, so that it is there until the work cache has published the cell.
     """
-    with address.connect() as source:
+    with address.connect() as source, counted(source, partial):
+        plan = CellPlan.unpacked(packed)
         ledger = download_cell(cell, plan, source, partial, connections=address.compute.connections, progress=advance, **options)
     shutil.copytree(partial / IMAGE_NAME, root / image_store(cell.specimen_id), copy_function=_link)
     write_table(TILES, ledger, root)

@@ -7,6 +7,7 @@ end of the grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,11 @@ SAMPLE_UM = 1.0
 """Spacing of the samples that stand for an edge; see `near_skeleton` for what that means."""
 
 BACKGROUND_PLANES = 32
-"""Background is taken in blocks of this many planes of one tile column, so that a patch of the default depth fits into one."""
+"""Background is taken in blocks of this many planes, so that a patch of the default depth fits into one."""
+
+BACKGROUND_TILES, ROOMY_TILES = 2, 12
+"""Tiles along a side of such a block where the stack has so many tiles along each: patches have room to move in it, and its tiles share
+requests. In smaller stacks, where blocks of that size would leave little choice, a block is one tile column."""
 
 _DARKEST = 10  # the darkest tenth of the columns that no tile of the skeleton touches
 _DARK = (4, 5)  # a pixel is dark below this fraction of the median
@@ -84,27 +89,41 @@ def background(free: Mask, n_tiles: int, specimen_id: int, *, untraced: Mask, pr
     stack, in which those of them that hold dark pixels are found; where there is none, or none is dark, the rest takes that third.
     Chosen by a hash of (cell, block), so that the choice is a matter of this cell alone.
     """
-    shape = (-(-free.shape[0] // BACKGROUND_PLANES), *free.shape[1:])
-    dark = np.broadcast_to(_dark(untraced, projection), shape)
-    edge = np.zeros(shape, np.bool_)
-    edge[[0, -1]] = edge[:, [0, -1]] = edge[:, :, [0, -1]] = True
+    edge = background_edge(free.shape)
+    shape = (-(-free.shape[0] // BACKGROUND_PLANES), *(-(-n // edge) for n in free.shape[1:]))
+    dark = np.broadcast_to(_any_of_block(_dark(untraced, projection), edge), shape)
+    at_edge = np.zeros(shape, np.bool_)
+    at_edge[[0, -1]] = at_edge[:, [0, -1]] = at_edge[:, :, [0, -1]] = True
     ordered = np.argsort(_hash(specimen_id, shape).ravel(), kind="stable")
     chosen = np.zeros(free.shape, np.bool_)
-    for allowed, quota in ((dark, n_tiles // 3), (edge, 2 * (n_tiles // 3)), (np.ones(shape, np.bool_), n_tiles)):
-        _take(chosen, free, ordered[allowed.ravel()[ordered]], quota - int(chosen.sum()))
+    for allowed, quota in ((dark, n_tiles // 3), (at_edge, 2 * (n_tiles // 3)), (np.ones(shape, np.bool_), n_tiles)):
+        _take(chosen, free, np.stack(np.unravel_index(ordered[allowed.ravel()[ordered]], shape), axis=1), quota - int(chosen.sum()))
     return chosen
 
 
+def background_edge(counts: Sequence[int]) -> int:
+    """Tiles along a side of a block of background, in a stack of so many planes, rows and columns of tiles."""
+    return BACKGROUND_TILES if min(counts[1:]) >= ROOMY_TILES else 1
+
+
+def _any_of_block(columns: Mask, edge: int) -> Mask:
+    """Whether any of the tile columns of a block is marked."""
+    padded = np.pad(columns, [(0, -n % edge) for n in columns.shape])
+    marked: Mask = padded.reshape(padded.shape[0] // edge, edge, padded.shape[1] // edge, edge).any(axis=(1, 3))
+    return marked
+
+
 def _take(chosen: Mask, free: Mask, blocks: NDArray[np.int64], quota: int) -> None:
-    """Mark free tiles of the blocks, one block after the other, until `quota` tiles are marked."""
-    n_blocks = -(-free.shape[0] // BACKGROUND_PLANES)
-    for block, row, column in zip(*np.unravel_index(blocks, (n_blocks, *free.shape[1:])), strict=True):
+    """Mark free tiles of the blocks (n, 3), one block and in it one tile column after the other, until `quota` tiles are marked."""
+    edge = background_edge(free.shape)
+    for block, row, column in blocks.tolist():
         if quota <= 0:
             return
         planes = slice(block * BACKGROUND_PLANES, (block + 1) * BACKGROUND_PLANES)
-        fresh = np.flatnonzero(free[planes, row, column] & ~chosen[planes, row, column])[:quota]
-        chosen[planes.start + fresh, row, column] = True
-        quota -= len(fresh)
+        place = planes, slice(row * edge, (row + 1) * edge), slice(column * edge, (column + 1) * edge)
+        y, x, z = np.nonzero((free[place] & ~chosen[place]).transpose(1, 2, 0))
+        chosen[place][z[:quota], y[:quota], x[:quota]] = True
+        quota -= len(z[:quota])
 
 
 def _dark(untraced: Mask, projection: NDArray[np.integer[Any]] | None) -> Mask:

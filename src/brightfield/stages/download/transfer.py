@@ -1,6 +1,6 @@
 """Carry out the plan of a cell: ask for its tiles, hash them, and lay them straight into whole shards of an OME-Zarr image.
 
-Work goes unit by unit (`plan.Unit`: neighbouring shards that no request spans). A unit is written once, when its last tile has come, and
+Work goes unit by unit (`units.Unit`: neighbouring shards that no request spans). A unit is written once, when its last tile has come, and
 then recorded in a journal beside the image; a killed run repeats at most the units that were in flight, and ends with the same bytes.
 """
 
@@ -31,7 +31,8 @@ from brightfield.core.space import Shape
 from brightfield.sources.source import Source, interruptible
 from brightfield.stages.download.blocks import Blocks, Pixels
 from brightfield.stages.download.journal import Journal, file_record, holds
-from brightfield.stages.download.plan import UNIT_BYTES, CellPlan, Unit
+from brightfield.stages.download.plan import CellPlan
+from brightfield.stages.download.units import UNIT_BYTES, Request, Unit, boxes_of
 from brightfield.volumes.pyramid import build_pyramid
 from brightfield.volumes.shards import ShardFile, encode_chunk
 from brightfield.volumes.volume import Volume, create_volume
@@ -97,7 +98,8 @@ def download_cell(
 
 def _work_digest(stack: Stack, plan: CellPlan, chunk_zyx: Shape, attributes: Mapping[str, Any], *, allow_missing: bool) -> str:
     planes = [(plane.sub_image_id, plane.section_number, plane.usable) for plane in stack.planes]
-    parts = [plan.digest, planes, stack.bits, chunk_zyx, attributes, allow_missing]
+    units = [unit.shards_zyx for unit in plan.units]  # the journal counts them
+    parts = [plan.digest, units, planes, stack.bits, chunk_zyx, attributes, allow_missing]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,50 +124,52 @@ class _Fetcher:
         self._cell, self._stack, self._plan, self._source = cell, stack, plan, source
         self._allow_missing = allow_missing
         self._dtype = np.dtype(np.uint8 if stack.bits == 8 else np.uint16)
-        self._tiles = plan.tiles[["z", "y0", "y1", "x0", "x1"]].to_numpy()
+        self._tiles = boxes_of(plan.tiles)
         self._absent: dict[int, TransferError] = {}
 
-    def tiles(self, rows: slice) -> list[_Tile]:
-        """The tiles of one request. A merged request that fails is asked for tile by tile: the service may cap what is large.
+    def tiles(self, request: Request) -> list[_Tile]:
+        """The tiles of one request. A request for several that fails is asked for in halves: the service may cap what is large.
 
         Planes are asked for by their own number, so where the source insists that one is not there, it is not asked for its other tiles.
         """
-        plane = int(self._tiles[rows.start, 0])
-        if plane in self._absent:
-            return self._missing(rows, self._absent[plane])
+        if request.z in self._absent:
+            return self._missing(request, self._absent[request.z])
         try:
-            pixels = self._pixels(rows)
+            pixels = self._pixels(request)
         except (TransferError, StackError) as error:
             if isinstance(error, TransferError) and error.absent:
-                self._absent[plane] = error
-            elif rows.stop - rows.start > 1:
-                return [tile for row in range(rows.start, rows.stop) for tile in self.tiles(slice(row, row + 1))]
-            return self._missing(rows, error)
-        left = self._tiles[rows.start, 3]
-        columns = ((row, slice(x0 - left, x1 - left)) for row, (*_, x0, x1) in enumerate(self._tiles[rows].tolist(), rows.start))
-        return [_Tile(row, pixels[:, part], hashlib.sha256(np.ascontiguousarray(pixels[:, part])).hexdigest()) for row, part in columns]
+                self._absent[request.z] = error
+            elif len(request.rows) > 1:
+                return [tile for half in request.halves(self._tiles) for tile in self.tiles(half)]
+            return self._missing(request, error)
+        return [self._cut(row, pixels, request.box) for row in request.rows]
 
-    def _pixels(self, rows: slice) -> Pixels:
-        z, y0, y1, x0, _ = self._tiles[rows.start].tolist()
-        level, width = self._plan.level, int(self._tiles[rows.stop - 1, 4]) - x0
-        plane = self._stack.planes[z * self._plan.z_step]
-        crop = Crop(plane, y0 << level, x0 << level, (y1 - y0) << level, width << level, level)
+    def _cut(self, row: int, pixels: Pixels, box: tuple[int, int, int, int]) -> _Tile:
+        """One tile of a picture; the rest of the picture is nobody's."""
+        _, y0, y1, x0, x1 = self._tiles[row].tolist()
+        tile = pixels[y0 - box[0] : y1 - box[0], x0 - box[2] : x1 - box[2]]
+        return _Tile(row, tile, hashlib.sha256(np.ascontiguousarray(tile)).hexdigest())
+
+    def _pixels(self, request: Request) -> Pixels:
+        (y0, y1, x0, x1), level = request.box, self._plan.level
+        plane = self._stack.planes[request.z * self._plan.z_step]
+        crop = Crop(plane, y0 << level, x0 << level, (y1 - y0) << level, (x1 - x0) << level, level)
         pixels = self._source.pixels(self._cell, crop)
         if pixels.shape != crop.shape_yx or pixels.dtype != self._dtype:
             found = f"{pixels.dtype} pixels of shape {pixels.shape}"
             raise TransferError(f"expected {self._dtype} pixels of shape {crop.shape_yx}, the source gave {found}")
         return pixels
 
-    def _missing(self, rows: slice, error: TransferError | StackError) -> list[_Tile]:
+    def _missing(self, request: Request, error: TransferError | StackError) -> list[_Tile]:
         reason = error.reason if isinstance(error, TransferError) else str(error)
         if not self._allow_missing:
-            z, y0, y1, x0, _ = self._tiles[rows.start].tolist()
+            y0, y1, x0, _ = request.box
             raise TransferError(
-                f"cell {self._cell.specimen_id}, plane {z * self._plan.z_step}, rows {y0}-{y1} from column {x0} of level "
+                f"cell {self._cell.specimen_id}, plane {request.z * self._plan.z_step}, rows {y0}-{y1} from column {x0} of level "
                 f"{self._plan.level}: {error}; what was finished is kept: run again, or set download.allow_missing=true to go on without",
                 reason=reason,
             ) from error
-        return [_Tile(row, reason=reason) for row in range(rows.start, rows.stop)]
+        return [_Tile(row, reason=reason) for row in request.rows]
 
 
 class _Writer:
@@ -187,7 +191,7 @@ class _Writer:
 
     def begin(self, number: int, unit: Unit) -> None:
         """Expect the requests of a unit."""
-        rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in unit.requests])
+        rows = np.concatenate([request.rows for request in unit.requests])
         awaited: Counter[Shape] = Counter()
         voxels: Counter[Shape] = Counter()
         for z, y0, x0, y1, x1 in self._tiles[rows].tolist():
@@ -203,9 +207,9 @@ class _Writer:
         with self._lock:
             self._open[number] = _OpenUnit(unit, shards, awaited, whole)
 
-    def in_order(self, unit: Unit) -> list[slice]:
+    def in_order(self, unit: Unit) -> list[Request]:
         """The requests of a unit in the order that fills blocks soonest."""
-        return sorted(unit.requests, key=lambda rows: self._blocks.place(self._tiles[rows.start, :3].tolist()))
+        return sorted(unit.requests, key=lambda request: self._blocks.place(self._tiles[request.rows[0], :3].tolist()))
 
     def add(self, number: int, tiles: list[_Tile]) -> None:
         """Take the tiles of one request of a unit; the last one finishes it."""
@@ -303,9 +307,9 @@ def _fetch_units(plan: CellPlan, fetcher: _Fetcher, writer: _Writer, flight: _Fl
     """Fetch all units that are not finished, in order."""
     n_bytes = plan.tiles["bytes"].to_numpy()
 
-    def fetch(number: int, rows: slice) -> int:
-        writer.add(number, fetcher.tiles(rows))
-        return int(n_bytes[rows].sum())
+    def fetch(number: int, request: Request) -> int:
+        writer.add(number, fetcher.tiles(request))
+        return int(n_bytes[list(request.rows)].sum())
 
     for number, unit in enumerate(plan.units):
         if number in writer.finished:
@@ -313,8 +317,8 @@ def _fetch_units(plan: CellPlan, fetcher: _Fetcher, writer: _Writer, flight: _Fl
         while flight.pending and writer.open_bytes + unit.n_bytes > _OPEN_BYTES:
             flight.settle()
         writer.begin(number, unit)
-        for rows in writer.in_order(unit):
-            flight.submit(partial(fetch, number, rows))
+        for request in writer.in_order(unit):
+            flight.submit(partial(fetch, number, request))
     while flight.pending:
         flight.settle()
 

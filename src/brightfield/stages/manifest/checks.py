@@ -25,6 +25,7 @@ from brightfield.core.layout import CARD_FILE, CROISSANT_FILE, PARAMS_FILE
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, FINDINGS, LABEL_STATS, SPLITS, TABLES, Table
 from brightfield.core.tables import read_table
 from brightfield.core.urls import web_link
+from brightfield.run.progress import watched
 from brightfield.splitting.assign import assign
 from brightfield.splitting.proof import MIN_STRATUM_CELLS, prove
 from brightfield.stages.manifest import card
@@ -49,7 +50,7 @@ def run_checks(root: Path, checks: Sequence[Check] | None = None) -> list[Findin
     """
     dataset = Dataset(root)
     findings: list[Finding] = []
-    for check in CHECKS if checks is None else checks:
+    for check in watched(CHECKS if checks is None else checks, "checks", "check"):
         try:
             findings += check(dataset)
         except TableError:
@@ -146,7 +147,7 @@ def check_notes(dataset: Dataset) -> Iterator[Finding]:
 def check_hashes(dataset: Dataset) -> Iterator[Finding]:
     """Every file and store that the manifest names is there, with the bytes that the manifest says."""
     with StoreHasher() as hash_store:
-        for specimen_id, kind, path, expected in named_files(dataset.manifest):
+        for specimen_id, kind, path, expected in watched(list(named_files(dataset.manifest)), "hashes", "file"):
             target = dataset.root / path
             if not target.exists():
                 yield error_of("hashes", f"{path} is not there", specimen_id, f"fetch it with `dvc pull {path}`")

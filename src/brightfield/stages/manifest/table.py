@@ -22,6 +22,7 @@ from brightfield.core.swc import read_swc
 from brightfield.core.swc_convention import SwcConvention
 from brightfield.core.tables import frame_of, read_table
 from brightfield.core.version import __version__
+from brightfield.run.progress import watched
 from brightfield.volumes.volume import open_volume
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def _tile_sums(root: Path) -> pd.DataFrame:
 def _files(root: Path, cells: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
     rows = []
     with StoreHasher() as hash_store:
-        for i, pixel_um, plane_um in cells[["specimen_id", "pixel_um", "plane_um"]].itertuples(index=False, name=None):
+        known = cells[["specimen_id", "pixel_um", "plane_um"]].itertuples(index=False, name=None)
+        for i, pixel_um, plane_um in watched(known, "hashes", total=len(cells)):
             convention = swc_convention(source, (plane_um, pixel_um, pixel_um))
             rows.append({"specimen_id": i, **_skeleton(root, i, convention), **_volumes(root, i, hash_store)})
     frame = frame_of(MANIFEST, rows)

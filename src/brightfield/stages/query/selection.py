@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from itertools import batched
 from typing import TYPE_CHECKING
 
 from brightfield.core.cell import Cell, Stack, cells_of
@@ -14,6 +15,7 @@ from brightfield.core.errors import ConfigError
 from brightfield.core.schema import CELLS, PLANES
 from brightfield.core.space import download_grid
 from brightfield.core.tables import frame_of
+from brightfield.run.progress import progress
 from brightfield.sources.source import Source
 
 if TYPE_CHECKING:
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
 
     from brightfield.config.options import ImageConfig, SourceConfig
 
-SKELETON_SHARE = {"dendrite-only": 0.076, "full": 0.18}
-"""Share of a stack's pixels within 10 um of the skeleton in tiles of 512 px: medians over real reconstructions, for a first estimate
-before any skeleton has been read (`plan.py` counts the tiles)."""
+SKELETON_SHARE = {"dendrite-only": 0.060, "full": 0.154}
+"""Share of a stack's pixels within 10 um of the skeleton in tiles of 512 px of full resolution, for a first estimate before any skeleton is
+read (`plan.py` counts the tiles): medians over all 509 mouse reconstructions of the 2023 cells table, counted by a script that shares no
+code with the planner (1.24 and 2.97 GB a cell)."""
+
+_ASKED_TOGETHER = 100  # a whole number of the service's own queries
 
 # -------------------------------------------------------------------------------------------------------------------- choosing
 
@@ -32,7 +37,11 @@ def survey(source: Source, wanted: SourceConfig, image: ImageConfig) -> tuple[pd
     """Ask a source for all its cells, and for the stacks of those alone that may be taken; see `select` for what comes back."""
     cells = source.cells()
     candidates = [cell for cell in cells if _outside(cell, wanted) is None]
-    complete = {cell.specimen_id: cell for cell in source.complete(candidates)}
+    complete: dict[int, Cell] = {}
+    with progress(len(candidates), "stacks", "cell") as advance:
+        for some in batched(candidates, _ASKED_TOGETHER):
+            complete |= {cell.specimen_id: cell for cell in source.complete(some)}
+            advance(len(some))
     return select([complete.get(cell.specimen_id, cell) for cell in cells], wanted, image)
 
 
