@@ -48,8 +48,9 @@ def test_what_a_stage_reads_was_written_by_an_earlier_one_or_is_in_git(name: str
     assert {dep for dep in read if not (ROOT / dep).exists() or dep.startswith(("data/", "reports/"))} <= written
 
 
-def test_labels_never_wait_for_pixels() -> None:
-    assert "data/images" not in STAGES["rasterize"]["deps"]
+def test_labels_look_at_pixels_and_at_verdicts() -> None:
+    assert {"data/images", "data/alignment.parquet", "data/keys/align.json"} <= set(STAGES["rasterize"]["deps"])
+    assert {"labels", "align.stretch_um"} <= set(STAGES["rasterize"]["params"])
 
 
 EXPECTED = {

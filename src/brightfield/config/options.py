@@ -74,6 +74,13 @@ class LabelKind(StrEnum):
     distance = "distance"
 
 
+class SomaOutline(StrEnum):
+    """What is labelled soma. image needs labels.evidence."""
+
+    sphere = "sphere"
+    image = "image"
+
+
 class SomaEdges(StrEnum):
     """How the edge between the soma and its child is drawn."""
 
@@ -211,6 +218,8 @@ class LabelsConfig:
     cut_ball_um: Annotated[float, Field(ge=0, le=100), _doc("Unknown ball around a cut dendrite, um")] = 5.0
     untraced_ball_um: Annotated[float, Field(ge=0, le=200), _doc("Unknown ball where the axon is not traced further, um")] = 20.0
     face_planes: Annotated[int, Field(ge=0, le=100), _doc("Unknown planes at either face of the stack")] = 3
+    soma: Annotated[SomaOutline, _doc("What is labelled soma: the traced sphere, or the dark body of the image")] = SomaOutline.sphere
+    evidence: Annotated[bool, _doc("Look at the image: unknown are untraced stain, misregistered stretches and bad planes")] = False
 
 
 @dataclass

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from brightfield.config.options import SMALLEST_TILE, Config, SourceConfig, SourceKind, SplitStrategy, tile_of
+from brightfield.config.options import SMALLEST_TILE, Config, SomaOutline, SourceConfig, SourceKind, SplitStrategy, tile_of
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
 from brightfield.core.urls import is_public, public_text
@@ -256,6 +256,8 @@ def _image_rules(config: Config) -> Iterator[str]:
 def _label_rules(config: Config) -> Iterator[str]:
     if config.labels.connect not in (26, 6, None):
         yield f"labels.connect = {config.labels.connect} is not allowed: 26, 6 or null are"
+    if config.labels.soma is SomaOutline.image and not config.labels.evidence:
+        yield "labels.soma = image needs labels.evidence=true: the soma's outline is found in the image"
 
 
 def _align_rules(config: Config) -> Iterator[str]:

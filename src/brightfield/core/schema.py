@@ -259,6 +259,7 @@ LABEL_STATS = Table(
             "Share of unknown voxels within 5 um of the arbor, tube voxels counted as known",
             nullable=True,
         ),
+        Column("soma_iou", _FLOAT, "1", "Overlap of the soma's sphere with the dark body around it in the middle plane", nullable=True),
         Column("n_trees", _SMALL, "", "Trees (roots) of the skeleton"),
         Column("n_components", _SMALL, "", "Connected components of the labelled voxels; n_trees at most"),
         Column("n_loops", _SMALL, "", "Loops that the labelled voxels close and the skeleton does not", nullable=True),

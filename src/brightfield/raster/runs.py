@@ -28,7 +28,8 @@ _SOMA = int(Label.SOMA)
 _UNKNOWN = int(Label.UNKNOWN)
 _UNEXPLAINED = int(Reason.UNEXPLAINED)
 _MISREGISTERED = int(Reason.MISREGISTERED)
-_REASON = 256
+_SOMA_UNCERTAIN = int(Reason.SOMA_UNCERTAIN)
+REASON = 256
 """Values from here on are reason bits in the layers of `overlay`."""
 
 
@@ -86,10 +87,10 @@ def overlay(tubes: Runs, reasons: Runs) -> Runs:
     """One set of runs from labels and from reasons why a voxel is unknown: value = label + 256 * reason bits.
 
     tubes: runs or several sets of them, of label codes; where sets overlap the highest code counts, and 0 says "known, no label here".
-    reasons: the same, of `codes.Reason` bits, which add up. A tube wins over every reason but MISREGISTERED; a tube of unknown class is
-    UNEXPLAINED.
+    reasons: the same, of `codes.Reason` bits, which add up. A tube wins over every reason but MISREGISTERED, and a soma but SOMA_UNCERTAIN;
+    a tube of unknown class is UNEXPLAINED.
     """
-    layers = in_row_order(_joined(tubes, reasons, _REASON))
+    layers = in_row_order(_joined(tubes, reasons, REASON))
     runs = np.empty((2 * len(layers) + 16, 5), np.int32)
     return runs[: _overlay_rows(layers, runs)].copy()
 
@@ -326,12 +327,13 @@ def _overlay_at(layers: Any, opened: int, end: int, x: int) -> tuple[int, int]:
         if x1 <= x:
             continue
         following = min(following, x1)
-        if value < _REASON:
+        if value < REASON:
             label = max(label, value)
         else:
-            bits |= value - _REASON
+            bits |= value - REASON
     if label >= 0:
-        bits = (bits & _MISREGISTERED) | (_UNEXPLAINED if label == _UNKNOWN else 0)
+        stays = _MISREGISTERED | (_SOMA_UNCERTAIN if label == _SOMA else 0)
+        bits = (bits & stays) | (_UNEXPLAINED if label == _UNKNOWN else 0)
     if bits:
         label = _UNKNOWN
     return max(label, 0) + 256 * bits, following

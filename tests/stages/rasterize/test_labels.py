@@ -191,7 +191,7 @@ def test_the_ignored_share_counts_the_unknown_near_the_arbor():
 
 
 def test_misregistered_reasons_from_the_image_win_over_the_tube(tmp_path):
-    def reasons_of(level: int, grid: Grid) -> np.ndarray:
+    def reasons_of(grid: Grid) -> np.ndarray:
         z, y, x = grid.to_index([7.0, 8.0, 14.0])
         bits = (Reason.MISREGISTERED, Reason.UNEXPLAINED)
         return np.array([[z, y, x, x + 3, bits[0]], [z, y, x + 1, x + 2, bits[1]], [z, y, 0, x + 1, bits[1]]], np.int32)

@@ -16,8 +16,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from brightfield.core.errors import StackError
+from brightfield.core.portable import exp
 from brightfield.sources.demo.stain import Pieces, stain_of
-from brightfield.sources.demo.texture import exp, mix, normal, tissue, uniform
+from brightfield.sources.demo.texture import mix, normal, tissue, uniform
 
 if TYPE_CHECKING:
     from brightfield.sources.demo.phantom import Phantom

@@ -13,7 +13,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
-from brightfield.sources.demo.texture import exp, mix, normal, uniform
+from brightfield.core.portable import exp
+from brightfield.sources.demo.texture import mix, normal, uniform
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
@@ -159,10 +160,10 @@ def _soma(skeleton: Skeleton, strength: float, spacing_um: float, seed: np.uint6
     if skeleton.soma is None:
         return np.empty((0, 5))
     centre, radius = skeleton.position_zyx_um[skeleton.soma], float(skeleton.radius_um[skeleton.soma])
-    mu, lobes = _soma_shape(seed)
+    mu, lobes = soma_shape(seed)
     steps = np.arange(-ceil(1.3 * radius / spacing_um), ceil(1.3 * radius / spacing_um) + 1) * spacing_um
     offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    inside = offsets[_within_lobes(offsets, radius, lobes)]
+    inside = offsets[within_lobes(offsets, radius, lobes)]
     pieces = np.empty((len(inside), 5))
     pieces[:, :3] = centre + inside
     pieces[:, 3] = strength * mu * spacing_um**3
@@ -171,7 +172,7 @@ def _soma(skeleton: Skeleton, strength: float, spacing_um: float, seed: np.uint6
 
 
 @njit(cache=True, nogil=True)
-def _soma_shape(seed: np.uint64) -> tuple[float, NDArray[np.float64]]:
+def soma_shape(seed: np.uint64) -> tuple[float, NDArray[np.float64]]:
     """Absorption coefficient per um, and three lobes: a direction (z, y, x) and a height each."""
     low, high = _SOMA_MU
     lobes = np.empty((3, 4), np.float64)
@@ -182,7 +183,7 @@ def _soma_shape(seed: np.uint64) -> tuple[float, NDArray[np.float64]]:
 
 
 @njit(cache=True, nogil=True)
-def _within_lobes(offsets: NDArray[np.float64], radius_um: float, lobes: NDArray[np.float64]) -> NDArray[np.bool_]:
+def within_lobes(offsets: NDArray[np.float64], radius_um: float, lobes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether points lie in ``|p| < radius (1 + sum of cubes and squares of direction cosines)``."""
     inside = np.zeros(len(offsets), np.bool_)
     for n in range(len(offsets)):

@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from brightfield.core.portable import exp
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STRIDE_Z = np.uint64(0xD6E8FEB86659FD93)
 _STRIDE_Y = np.uint64(0xA0761D6478BD642F)
@@ -21,23 +23,6 @@ _STRIDE_X = np.uint64(0xE7037ED1A0B428DB)
 _LANE = np.uint64(0xFFFF)
 _LANE_MEAN = 4 * 65535 / 2
 _LANE_SD = sqrt(4 * (65536.0**2 - 1) / 12)
-
-
-@njit(cache=True, nogil=True)
-def exp(x: float) -> float:
-    """e**x for -12 <= x <= 8 to 1e-10 relative: a Taylor polynomial of x / 64, squared six times."""
-    t = x * (1.0 / 64.0)
-    p = 1.0 + t * (1.0 / 8.0)
-    p = 1.0 + t * (1.0 / 7.0) * p
-    p = 1.0 + t * (1.0 / 6.0) * p
-    p = 1.0 + t * (1.0 / 5.0) * p
-    p = 1.0 + t * (1.0 / 4.0) * p
-    p = 1.0 + t * (1.0 / 3.0) * p
-    p = 1.0 + t * (1.0 / 2.0) * p
-    p = 1.0 + t * p
-    for _ in range(5):
-        p *= p
-    return p * p
 
 
 @njit(cache=True, nogil=True)

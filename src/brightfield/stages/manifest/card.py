@@ -96,7 +96,7 @@ def card(root: Path, config: Config) -> str:
         f"# {PRETTY_NAME}\n\n{DESCRIPTION}",
         f"## What is in it\n\n{_composition(manifest, taken, config)}",
         f"## Splits\n\n{_splits(taken, config)}",
-        f"## Labels\n\n{_codes()}",
+        f"## Labels\n\n{_codes(config)}",
         f"## Patches\n\n{_patches(patches, config)}",
         f"## Use it\n\n{_usage()}",
         "## Terms\n\n" + "\n".join(f"- **{question}** {markdown(answer)}" for question, answer in license_answers(config).items()),
@@ -187,11 +187,20 @@ def _rows(frame: pd.DataFrame) -> Iterator[Any]:
     yield from frame.itertuples()
 
 
-def _codes() -> str:
+def _codes(config: Config) -> str:
     rows = [(int(code), code.name.lower().replace("_", " ")) for code in Label]
     bits = ", ".join(f"{int(bit)} {bit.name.lower().replace('_', ' ')}" for bit in Reason if bit.name)
     unknown = "Unknown is not absent: leave it out of the loss (`ignore_index=255`). The parallel `reason` array says why, in bits:"
-    return f"{_markdown(('code', 'class'), rows)}\n\n{unknown} {bits}."
+    return f"{_markdown(('code', 'class'), rows)}\n\n{unknown} {bits}. {_LOOKED_AT[config.labels.evidence]}"
+
+
+_LOOKED_AT = {
+    True: "The image was looked at: stain that nobody traced, misregistered stretches and what is doubtful of the soma are unknown.",
+    False: (
+        "The image was not looked at (`labels.evidence=false`): stain that nobody traced reads background, so cells whose axon is unknown "
+        "are no negatives for axon."
+    ),
+}
 
 
 def _usage() -> str:
@@ -203,6 +212,12 @@ def _usage() -> str:
         "```sql\n-- DuckDB\nSELECT split, count(*) AS cells, sum(path_axon_um) / 1000 AS axon_mm\n"
         f"FROM '{MANIFEST.path.as_posix()}' GROUP BY split ORDER BY split;\n```"
     )
+
+
+_DOUBTS = {
+    True: "rim, cut ends, untraced stain, bad planes, misregistration, the soma's outline",
+    False: "rim, cut ends, where tracing stopped, bad planes",
+}
 
 
 def _provenance(manifest: pd.DataFrame) -> str:
@@ -234,7 +249,7 @@ def _responsible(manifest: pd.DataFrame, taken: pd.DataFrame, config: Config) ->
         "dataPreprocessingProtocol": "Images are stored without loss as the source gives them: averaged by 2^level, planes picked.",
         "dataAnnotationProtocol": (
             "Skeletons were traced by hand; voxel labels are computed from them as the union of round cones, connected, in micrometres. "
-            "Where a label could be wrong (rim, cut ends, untraced axon, bad planes, misregistration) it says unknown."
+            f"Where a label could be wrong ({_DOUBTS[config.labels.evidence]}) it says unknown."
         ),
         "annotationsPerItem": "1",
         "dataBiases": f"Cells by species: {species}. By reconstruction: {types}. By dendrite type: {dendrites}. The types are confounded.",

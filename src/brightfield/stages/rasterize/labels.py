@@ -42,7 +42,7 @@ _NEAR_UM = 5.0
 _NEAR_VOXEL_UM = 0.8
 _NONE: Runs = np.empty((0, 5), np.int32)
 
-type ReasonsOf = Callable[[int, Grid], Runs]
+type RunsOf = Callable[[Grid], Runs]
 
 
 def write_labels(
@@ -56,14 +56,15 @@ def write_labels(
     shard_zyx: Shape = (64, 1024, 1024),
     source_image: str = "",
     attributes: Mapping[str, Any] | None = None,
-    image_reasons: ReasonsOf | None = None,
+    image_reasons: RunsOf | None = None,
+    image_soma: RunsOf | None = None,
     threads: int = 1,
 ) -> LabelStats:
     """Write the label store of a cell and its sub-group of reasons, level by level and shard by shard; return what was painted.
 
     path: a directory that is not yet the finished one. grid: of the downloaded image; its pyramid gives the levels.
-    source_image: path of the image store relative to `path`. image_reasons: asked for each level and its grid, gives runs of
-    `codes.Reason` bits that were found in the image (misregistered, unexplained, soma uncertain).
+    source_image: path of the image store relative to `path`. image_reasons: gives, for the grid of each level, runs of `codes.Reason`
+    bits that were found in the image (misregistered, unexplained, soma uncertain); image_soma: runs of soma beside the sphere's.
 
     Raises GridError for a skeleton that cannot belong to the grid, CapacityError where the disk is too small, both before any work, and
     CheckError when a tree inside the grid did not become one component.
@@ -74,10 +75,10 @@ def write_labels(
     check_room(path, skeleton, grid, plan, rules)
     validity, type_findings = class_validity(skeleton, plan)
     grids = grid.pyramid()
-    facts = {"labels": asdict(rules), "class_validity": validity, **(attributes or {})}
+    facts = {"labels": _rules_shown(rules), "class_validity": validity, **(attributes or {})}
     labels, reasons = _create(path, grids, plan, rules, chunk_zyx, shard_zyx, source_image, facts)
     cones = cones_for(skeleton, rules)
-    from_image = [_NONE if image_reasons is None else image_reasons(k, g) for k, g in enumerate(grids)]
+    from_image = [(_runs_of(image_reasons, g), _runs_of(image_soma, g)) for g in grids]
     with _mapping(threads) as map_in_order:
         levels = list(map_in_order(partial(_level, cones, skeleton, grid, plan, rules), range(len(grids)), grids, from_image))
         topology = topology_of(levels[0].spans(), cones, skeleton, rules.connect)
@@ -92,7 +93,7 @@ def write_labels(
 
 
 def ignored_share(
-    skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelsConfig, *, image_reasons: ReasonsOf | None = None
+    skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelsConfig, *, image_reasons: RunsOf | None = None
 ) -> float | None:
     """The share of unknown voxels within 5 um of the arbor, tube voxels counted as known; None for an arbor outside the grid.
 
@@ -100,9 +101,19 @@ def ignored_share(
     """
     grids = grid.pyramid()
     number = _near_level(grids)
-    from_image = _NONE if image_reasons is None else image_reasons(number, grids[number])
+    from_image = (_runs_of(image_reasons, grids[number]), _NONE)
     cones = cones_for(skeleton, rules)
     return _unknown_share(_level(cones, skeleton, grid, plan, rules, number, grids[number], from_image), rules)
+
+
+def _rules_shown(rules: LabelsConfig) -> dict[str, Any]:
+    """The rules as the store's attributes name them: those about the image where it was looked at."""
+    shown = asdict(rules)
+    return shown if rules.evidence else {name: value for name, value in shown.items() if name not in ("evidence", "soma")}
+
+
+def _runs_of(of: RunsOf | None, grid: Grid) -> Runs:
+    return _NONE if of is None else of(grid)
 
 
 @contextmanager
@@ -140,7 +151,7 @@ class _Level:
     """One level, ready to be drawn slab by slab: what is small enough to be known of all of it.
 
     rim: the cones with their shell, before the axial sweep. strokes: see `runs.strokes`; axes: the same of the lines alone.
-    balls: positions and radii in um, and the reason they stand for. from_image: runs of reasons. bad, boxes: of the level.
+    balls: positions and radii in um, and the reason they stand for. from_image: runs of reasons; soma: of somata. bad, boxes: of the level.
     """
 
     number: int
@@ -151,6 +162,7 @@ class _Level:
     axes: NDArray[np.int32]
     balls: list[tuple[Cones, Reason]]
     from_image: Runs
+    soma: Runs
     bad: NDArray[np.bool_]
     boxes: Boxes | None
 
@@ -168,7 +180,14 @@ class _Level:
 
 
 def _level(
-    cones: Cones, skeleton: Skeleton, grid: Grid, plan: LabelPlan, rules: LabelsConfig, number: int, level_grid: Grid, from_image: Runs
+    cones: Cones,
+    skeleton: Skeleton,
+    grid: Grid,
+    plan: LabelPlan,
+    rules: LabelsConfig,
+    number: int,
+    level_grid: Grid,
+    from_image: tuple[Runs, Runs],
 ) -> _Level:
     axes = lines_of(cones, level_grid, rules.connect or 26) if rules.connect or rules.kind == "centerline" else _NONE
     tubes = spans_of(cones, level_grid, threads=1)
@@ -180,7 +199,8 @@ def _level(
         strokes(tubes, axes if rules.connect else _NONE, len(cones)),
         strokes(_NONE, axes, len(cones)) if rules.kind == "centerline" else _NONE,
         _balls(skeleton, level_grid, plan, rules),
-        in_row_order(from_image),
+        in_row_order(from_image[0]),
+        in_row_order(from_image[1]),
         _bad_planes(plan, grid, level_grid),
         _boxes_of_level(plan, grid, level_grid),
     )
@@ -232,6 +252,8 @@ def _classes(level: _Level, z0: int, z1: int, kind: LabelKind) -> Runs:
     if kind == "centerline":
         classes[:, 4] = 0
         classes = np.concatenate([classes, settle(planes_of(level.axes, z0, z1), level.cones, level.grid)])
+    elif len(level.soma):
+        classes = np.concatenate([classes, planes_of(level.soma, z0, z1)])
     classes[:, 0] -= z0
     return classes
 

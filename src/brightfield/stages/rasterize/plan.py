@@ -44,6 +44,7 @@ class LabelStats:
     topology: Topology
     class_validity: dict[str, str]
     findings: tuple[Finding, ...]
+    soma_iou: float | None = None
 
     def to_row(self, specimen_id: int) -> dict[str, Any]:
         """One row of the table of label statistics."""
@@ -57,6 +58,7 @@ class LabelStats:
             "voxels_unknown": by_label[Label.UNKNOWN],
             **reasons,
             "ignored_share_5um": self.ignored_share_5um,
+            "soma_iou": self.soma_iou,
             "n_trees": len(self.topology.n_components_by_tree),
             "n_components": self.topology.n_components,
             "n_loops": self.topology.n_loops,

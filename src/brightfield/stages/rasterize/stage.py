@@ -1,21 +1,32 @@
-"""Stage 4: the labels of every cell, from its skeleton and its plan alone; images are not read."""
+"""Stage 4: the labels of every cell, from its skeleton, its plan and, unless `labels.evidence` is off, its image and alignment."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from brightfield.built.cells import BuiltCell, built_cells, facts_digest, file_digest, rows_digest
-from brightfield.config.options import Config
+from brightfield.config.options import Config, SomaOutline
 from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
+from brightfield.core.codes import Verdict
 from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, image_store, label_store
-from brightfield.core.schema import FINDINGS, LABEL_STATS
-from brightfield.core.tables import frame_of, write_table
+from brightfield.core.schema import ALIGNMENT, FINDINGS, LABEL_STATS
+from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
+from brightfield.stages.rasterize.evidence import Evidence, Traced, evidence_of
 from brightfield.stages.rasterize.labels import downloaded_boxes, write_labels
+from brightfield.stages.rasterize.misregistered import StretchVerdict
 from brightfield.stages.rasterize.plan import LabelPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brightfield.stages.rasterize.chunks import Boxes
 
 DECIDING = (
     "labels",
@@ -28,6 +39,8 @@ DECIDING = (
     "source.swc_axes",
 )
 """The options that decide a cell's labels, where their voxels are, and how they are stored."""
+WITH_EVIDENCE = (*DECIDING, "align.stretch_um")
+"""The same where the image and the verdicts of alignment count."""
 
 
 def run(config: Config, root: Path) -> None:
@@ -39,39 +52,65 @@ def run(config: Config, root: Path) -> None:
 
 
 def _task(built: BuiltCell) -> CellTask:
+    evident = built.config.labels.evidence
     key = {
-        "options": section_digest(built.config, DECIDING),
+        "options": section_digest(built.config, WITH_EVIDENCE if evident else DECIDING),
         "cell": facts_digest(built.cell),
         "swc": file_digest(built.skeleton_path),
         "markers": file_digest(built.marker_path),
         "tiles": rows_digest(built.tiles[["z", "y0", "y1", "x0", "x1", "state"]]),
     }
+    if evident:
+        key |= {"pixels": rows_digest(built.tiles), "alignment": rows_digest(_alignment(built))}
     return CellTask(key, draw_cell, (built.root, built.cell, built.config))
 
 
 def draw_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
     """The labels of one cell below `out`."""
     built = BuiltCell(root, cell, config)
+    boxes = downloaded_boxes(built.tiles)
+    evidence = _evidence(built, boxes) if config.labels.evidence else None
     chunk, shard = tuple(config.image.chunk_zyx), tuple(config.image.shard_zyx)
-    plan = LabelPlan(
-        stack=built.stack.grid,
-        markers=built.markers,
-        bad_planes=tuple(z for z, plane in enumerate(built.stack.planes[:: config.image.z_step]) if not plane.usable),
-        downloaded=downloaded_boxes(built.tiles),
-        reconstruction_type=cell.reconstruction_type,
-    )
     stats = write_labels(
         out / label_store(cell.specimen_id),
         built.skeleton,
         built.grid,
-        plan,
+        _plan(built, boxes, evidence),
         config.labels,
         chunk_zyx=(chunk[0], chunk[1], chunk[2]),
         shard_zyx=(shard[0], shard[1], shard[2]),
         source_image=f"../../{IMAGES_DIR.name}/{image_store(cell.specimen_id).name}",
         attributes={"specimen_id": cell.specimen_id, "swc_sha256": file_digest(built.skeleton_path)},
+        image_reasons=None if evidence is None else evidence.reasons,
+        image_soma=None if evidence is None else evidence.soma,
     )
+    stats = replace(stats, soma_iou=None if evidence is None or evidence.body is None else round(evidence.body.iou, 4))
     write_table(LABEL_STATS, frame_of(LABEL_STATS, [stats.to_row(cell.specimen_id)]), out)
-    noticed = (*built.skeleton.findings, *stats.findings)
+    noticed = (*built.skeleton.findings, *stats.findings, *(() if evidence is None else evidence.findings))
     findings = [asdict(finding) | {"specimen_id": cell.specimen_id, "number": i} for i, finding in enumerate(noticed)]
     write_table(FINDINGS, frame_of(FINDINGS, findings), out)
+
+
+def _plan(built: BuiltCell, boxes: Boxes, evidence: Evidence | None) -> LabelPlan:
+    marked = {z for z, plane in enumerate(built.stack.planes[:: built.config.image.z_step]) if not plane.usable}
+    return LabelPlan(
+        stack=built.stack.grid,
+        markers=built.markers,
+        bad_planes=tuple(sorted(marked if evidence is None else marked | set(evidence.bad_planes))),
+        downloaded=boxes,
+        reconstruction_type=built.cell.reconstruction_type,
+    )
+
+
+def _evidence(built: BuiltCell, boxes: Boxes) -> Evidence:
+    rows = _alignment(built).fillna({"shift_um": 0.0, "shift_z_um": 0.0, "p_value": 1.0})
+    measures = rows[["shift_um", "shift_z_um", "p_value"]].to_numpy(np.float64).tolist()
+    found = zip(rows["stretch"].to_numpy(np.int64).tolist(), rows["verdict"].tolist(), measures, strict=True)
+    verdicts = {stretch: StretchVerdict(Verdict(verdict), *measured) for stretch, verdict, measured in found}
+    options = built.config.labels
+    traced = Traced(built.skeleton, verdicts, built.config.align.stretch_um, options.r_min_um, options.soma == SomaOutline.image)
+    return evidence_of(built.image, boxes, traced)
+
+
+def _alignment(built: BuiltCell) -> pd.DataFrame:
+    return read_table(ALIGNMENT, built.root, specimen_id=built.specimen_id)

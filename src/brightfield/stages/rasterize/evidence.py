@@ -1,0 +1,194 @@
+"""What the image and the alignment say about voxels: the reasons why some are unknown, in runs for any level of the labels.
+
+Works on the level of the image whose voxels are at most half a um wide, plane by plane, so cost and memory follow what was downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brightfield.core.codes import Finding, Reason, Severity
+from brightfield.raster.cones import cones_of, shell_spans_of
+from brightfield.raster.runs import Runs, in_row_order, planes_of, union
+from brightfield.stages.rasterize.chunks import coarser
+from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_on
+from brightfield.stages.rasterize.optics import Stain
+from brightfield.stages.rasterize.planes import bad_planes
+from brightfield.stages.rasterize.somata import Body, body_of, body_runs, shell_runs
+from brightfield.stages.rasterize.staining import Shown, fitted
+from brightfield.stages.rasterize.unexplained import RidgeRules, long_objects, ridges, widened
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from brightfield.core.skeleton import Skeleton
+    from brightfield.core.space import Grid, Window
+    from brightfield.stages.rasterize.chunks import Boxes
+    from brightfield.volumes.volume import Volume
+
+LEAST_IOU = 0.6
+"""A soma that overlaps its dark body less is a finding."""
+WORK_UM = 0.5
+"""Width of the widest voxels that stain is searched on: thinner neurites blur to about this."""
+LARGEST_UM = 1.0
+"""Thin stain cannot be seen in voxels wider than this."""
+_BESIDE_UM, _ABOVE_UM = 0.37, 0.84
+"""Around the drawn tube and its radius: no stain is unexplained so near a trace."""
+_NONE: Runs = np.empty((0, 5), np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What is known of a cell before its image is looked at. verdicts: by number of the stretches of `stretch_um`."""
+
+    skeleton: Skeleton
+    verdicts: Mapping[int, StretchVerdict]
+    stretch_um: float
+    r_min_um: float
+    soma_from_image: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was found. unexplained: runs of 1 on `grid`, a level of the image. bad_planes: of the finest level, with what is wrong."""
+
+    traced: Traced
+    grid: Grid
+    unexplained: Runs
+    misregistered: Misregistered
+    body: Body | None
+    bad_planes: Mapping[int, str]
+    findings: tuple[Finding, ...]
+
+    def reasons(self, grid: Grid) -> Runs:
+        """Runs of `Reason` bits on a level of the labels."""
+        parts = [
+            (moved(self.unexplained, self.grid, grid), Reason.UNEXPLAINED),
+            (self._shell(grid), Reason.SOMA_UNCERTAIN),
+        ]
+        found = [union(spans, int(reason)) for spans, reason in parts if len(spans)]
+        return np.concatenate([_NONE, *found, self.misregistered.runs(grid)])
+
+    def soma(self, grid: Grid) -> Runs:
+        """Runs of `Label.SOMA` to be drawn beside the sphere: the dark body, where the soma's label is taken from the image."""
+        return body_runs(self.body, grid) if self.body is not None and self.traced.soma_from_image else _NONE
+
+    def _shell(self, grid: Grid) -> Runs:
+        if self.body is None:
+            return _NONE
+        return shell_runs(self.body, self.traced.skeleton, grid, self.traced.r_min_um, outer=not self.traced.soma_from_image)
+
+
+def evidence_of(image: Volume, boxes: Boxes, traced: Traced) -> Evidence:
+    """Look at one cell. boxes: what was downloaded, in voxels of the image's finest level."""
+    grid = image.grids[_work_level(image)]
+    wrong = bad_planes(image.read, image.grid.shape_zyx, boxes)
+    planes = _Planes(image, _work_level(image), boxes, frozenset(wrong))
+    misregistered = Misregistered.of(traced.skeleton, traced.verdicts, traced.stretch_um, traced.r_min_um)
+    is_fine = grid.voxel_size_zyx_um[2] <= LARGEST_UM
+    body = body_of(traced.skeleton, grid, planes.read, planes.known) if is_fine else None
+    found = unexplained_runs(planes, grid, traced, RidgeRules()) if is_fine else _NONE
+    return Evidence(traced, grid, found, misregistered, body, wrong, tuple(_findings(grid, wrong, body)))
+
+
+def _findings(grid: Grid, wrong: Mapping[int, str], body: Body | None) -> Iterator[Finding]:
+    for plane, what in sorted(wrong.items()):
+        yield Finding(Severity.WARNING, "bad-plane", f"plane {plane} {what}", remedy="its voxels are unknown")
+    if grid.voxel_size_zyx_um[2] > LARGEST_UM:
+        message = f"voxels are {grid.voxel_size_zyx_um[2]:.2f} um wide: stain that nobody traced cannot be told from background"
+        remedy = f"choose an image.level whose voxels are at most {LARGEST_UM:.0f} um wide, or trust no background near the cell"
+        yield Finding(Severity.WARNING, "too-coarse-for-stain", message, remedy=remedy)
+    if body is not None and body.iou < LEAST_IOU:
+        message = f"the soma's sphere and the dark body around it overlap by {body.iou:.2f} (intersection over union) in the middle plane"
+        yield Finding(Severity.WARNING, "soma-outline", message, remedy="what lies between them is unknown; see labels.soma=image")
+
+
+def unexplained_runs(planes: _Planes, grid: Grid, traced: Traced, rules: RidgeRules) -> Runs:
+    """Runs of 1 where stain is not explained by the skeleton, on `grid`."""
+    if not planes.usable:
+        return _NONE
+    on = nodes_on(traced.skeleton, traced.verdicts, traced.stretch_um)
+    stain = fitted(Stain.of(traced.skeleton, grid), traced.skeleton, on, planes.shown, planes.usable)
+    near = cones_of(traced.skeleton, traced.r_min_um, "capsule").grown(_BESIDE_UM)
+    beside = union(shell_spans_of(near, _ABOVE_UM, grid, threads=1), 1)
+    found = [ridges(planes.shown(z), planes.grey(z), stain, z, planes_of(beside, z, z + 1), rules) for z in planes.usable]
+    return widened(long_objects(np.concatenate(found), grid, rules), grid, rules.margin_um)
+
+
+def moved(runs: Runs, grid: Grid, other: Grid) -> Runs:
+    """Spans on another level of the same pyramid that cover the runs: any voxel that holds a part of one."""
+    if not len(runs):
+        return runs
+    size, other_size = np.array(grid.voxel_size_zyx_um), np.array(other.voxel_size_zyx_um)
+    low, high = np.stack([runs[:, 0], runs[:, 1], runs[:, 2]], axis=1), np.stack([runs[:, 0] + 1, runs[:, 1] + 1, runs[:, 3]], axis=1)
+    if np.all(size <= 1.01 * other_size):
+        factor = np.rint(other_size / size).astype(np.int64)
+        low, high = low // factor, np.minimum(-(-high // factor), other.shape_zyx)
+        spans = np.column_stack([low[:, 0], low[:, 1], low[:, 2], high[:, 2], np.ones(len(low), np.int64)])
+        return in_row_order(np.unique(spans, axis=0).astype(np.int32))
+    factor = np.rint(size / other_size).astype(np.int64)
+    low, high = low * factor, np.minimum(high * factor, other.shape_zyx)
+    parts = []
+    for dz in range(int(factor[0])):
+        for dy in range(int(factor[1])):
+            inside = (low[:, 0] + dz < other.shape_zyx[0]) & (low[:, 1] + dy < other.shape_zyx[1])
+            parts.append(np.column_stack([low[:, 0] + dz, low[:, 1] + dy, low[:, 2], high[:, 2], np.ones(len(low), np.int64)])[inside])
+    return in_row_order(np.concatenate(parts).astype(np.int32))
+
+
+def _work_level(image: Volume) -> int:
+    """The coarsest level whose voxels are at most `WORK_UM` wide; else the finest."""
+    fine = [k for k, grid in enumerate(image.grids) if grid.voxel_size_zyx_um[2] <= WORK_UM]
+    return max(fine, default=0)
+
+
+class _Planes:
+    """The planes of a level of an image, read in slabs of its chunks."""
+
+    def __init__(self, image: Volume, level: int, boxes: Boxes, wrong: frozenset[int]) -> None:
+        self._image, self._level = image, level
+        grid = image.grids[level]
+        factor = np.rint(np.divide(grid.voxel_size_zyx_um, image.grid.voxel_size_zyx_um)).astype(int).tolist()
+        self._boxes = boxes if level == 0 else coarser(boxes, factor, grid)
+        self._depth = image.spec(level).chunk_zyx[0]
+        spoilt = {plane // factor[0] for plane in wrong}
+        held = np.zeros(grid.shape_zyx[0], np.bool_)
+        for z0, z1 in self._boxes[:, :2].tolist():
+            held[z0:z1] = True
+        self.usable = [z for z in np.flatnonzero(held).tolist() if z not in spoilt]
+        self._in_order = frozenset(self.usable)
+        self._slab = lru_cache(maxsize=1)(self._read)
+        self.shown = lru_cache(maxsize=2)(self._shown)
+
+    def grey(self, plane: int) -> NDArray[Any]:
+        """The pixels of a plane."""
+        slab, first = self._slab(plane // self._depth), plane // self._depth * self._depth
+        pixels: NDArray[Any] = slab[plane - first]
+        return pixels
+
+    def _read(self, number: int) -> NDArray[Any]:
+        (z0, z1), y, x = self._image.grids[self._level].window
+        first = number * self._depth
+        return self._image.read(((max(first, z0), min(first + self._depth, z1)), y, x), self._level)
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """The pixels of a window."""
+        return self._image.read(window, self._level)
+
+    def known(self, window: Window) -> NDArray[np.bool_]:
+        """Which voxels of a window were downloaded and are in order."""
+        (z, end), (y, _), (x, _) = window
+        found = np.zeros([high - low for low, high in window], np.bool_)
+        for z0, z1, y0, y1, x0, x1 in self._boxes[(self._boxes[:, 0] < end) & (self._boxes[:, 1] > z)].tolist():
+            found[max(z0 - z, 0) : z1 - z, max(y0 - y, 0) : max(y1 - y, 0), max(x0 - x, 0) : max(x1 - x, 0)] = True
+        found[[k - z for k in range(z, end) if k not in self._in_order]] = False
+        return found
+
+    def _shown(self, plane: int) -> Shown:
+        _, y, x = self._image.grids[self._level].window
+        return Shown.of(self.grey(plane), self.known(((plane, plane + 1), y, x))[0])

@@ -1,0 +1,221 @@
+"""Stain that the traced skeleton does not explain: thin, long, and darker than the noise (`schema.Reason.UNEXPLAINED`).
+
+The predicted absorbance is taken from the one that is seen. What is left is searched for ridges: darker in the fine band of `bands.py`
+than noise and than a share of what was predicted, and darker there than in the coarse band, so that blur does not count. Ridges near
+each other are one object; an object that is long enough is a neurite that nobody traced, a short one is debris and stays background.
+
+Planes are independent of each other and objects are put together from all of them: chunks and workers change nothing.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# (numbers taken out of arrays, which is all that kernels do, have type Any)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from brightfield.raster.runs import in_row_order, union
+from brightfield.stages.rasterize.bands import NOISE_PX, bands_of, noise_of
+from brightfield.stages.rasterize.optics import saturated
+
+if TYPE_CHECKING:
+    from brightfield.core.space import Grid, Triple
+    from brightfield.raster.runs import Runs
+    from brightfield.stages.rasterize.optics import Stain
+    from brightfield.stages.rasterize.staining import Shown
+
+_FAINT, _CLEAR = 1, 2
+_SLENDER = 4.0
+"""Least ratio of second moments along and across: 2 for lengths."""
+_BLUR_DEPTH_UM = 3.0
+_BORDER_NOISE = 1.6
+"""Next to a border, where a band has fewer pixels to average, noise is so much larger."""
+_QUIET = 0.05
+"""Predicted absorbance below which pixels tell what noise is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeRules:
+    """What counts as unexplained stain.
+
+    sigmas: a ridge is so many standard deviations of noise above it; faint_sigmas: what belongs to one where it continues. explained: the
+    share of what is predicted in a band that a residual must exceed, for a model is never exact; beneath: the same of the whole prediction,
+    blur and all. length_um: the least length of an object;
+    per_um: clear voxels of it per um. link_zyx_um: gaps that it may have. margin_um: how far around it, in the plane, it is unknown.
+    """
+
+    sigmas: float = 2.8
+    faint_sigmas: float = 1.8
+    explained: float = 0.15
+    beneath: float = 0.03
+    length_um: float = 5.0
+    per_um: float = 1.0
+    link_zyx_um: Triple = (1.7, 1.4, 1.4)
+    margin_um: float = 0.7
+
+
+def ridges(here: Shown, grey: NDArray[Any], stain: Stain, plane: int, traced: Runs, rules: RidgeRules) -> Runs:
+    """The ridges of one plane as runs of 1 (faint) and 2 (clear). grey: its pixels. traced: runs of the plane that are not searched."""
+    model = saturated(stain.absorbance(plane, here.boxes))
+    found = bands_of(here.absorbance - model, here.boxes, stain.pixel_um)
+    known = bands_of(model, here.boxes, stain.pixel_um)
+    searched = here.known.copy()
+    _exclude(traced, searched)
+    noise = noise_of(found.fine, here.known & (model < _QUIET))
+    limits = np.array([rules.faint_sigmas, rules.sigmas, rules.explained, rules.beneath])
+    pixels = (grey, here.known, searched)
+    spans = _ridge_runs(tuple(found), tuple(known), model, pixels, noise, here.boxes, limits, plane)
+    return in_row_order(spans)
+
+
+def long_objects(found: Runs, grid: Grid, rules: RidgeRules) -> Runs:
+    """Of the ridges of all planes those that belong to a long object."""
+    if not len(found):
+        return found
+    reach = np.array([max(1, round(um / size)) for um, size in zip(rules.link_zyx_um, grid.voxel_size_zyx_um, strict=True)])
+    starts, n_y = _row_starts(found, *grid.shape_zyx[:2]), grid.shape_zyx[1]
+    clear = found[:, 4] == _CLEAR
+    labels = _linked(found, starts, n_y, reach, clear)
+    keep = clear & _are_long(_moments(found[clear], labels[clear], len(found)), grid.voxel_size_zyx_um, rules)[labels]
+    touching = _linked(found, starts, n_y, np.ones(3, np.int64), np.ones(len(found), np.bool_))
+    kept: Runs = found[np.isin(touching, touching[keep]) & (keep | ~clear)]
+    return kept
+
+
+def widened(found: Runs, grid: Grid, margin_um: float) -> Runs:
+    """Runs of 1 within `margin_um` of the runs in their plane, and a plane above and below."""
+    if not len(found):
+        return found
+    size_y, size_x = grid.voxel_size_zyx_um[1:]
+    reach_y, n_z, n_y, n_x = int(margin_um / size_y + 0.5), *grid.shape_zyx
+    parts = []
+    for dz, dy in [(0, dy) for dy in range(-reach_y, reach_y + 1)] + [(-1, 0), (1, 0)]:
+        reach_x = 0 if dz else int(np.sqrt(max(margin_um**2 - (dy * size_y) ** 2, 0.0)) / size_x + 0.5)
+        parts.append(found + np.array([dz, dy, -reach_x, reach_x, 0], np.int32))
+    spans = np.concatenate(parts)
+    spans = spans[(spans[:, 0] >= 0) & (spans[:, 0] < n_z) & (spans[:, 1] >= 0) & (spans[:, 1] < n_y)]
+    spans[:, 2:4] = np.clip(spans[:, 2:4], 0, n_x)
+    return union(spans, 1)
+
+
+def _are_long(moments: NDArray[np.float64], size: Triple, rules: RidgeRules) -> NDArray[np.bool_]:
+    """(n,) whether objects are long in the plane, or along z beyond what blur makes of a speck; well filled, and no disc.
+
+    The length is that of a straight line with the same second moments.
+    """
+    n, y, x, yy, xx, yx, low, high = moments.T
+    n = np.maximum(n, 1)
+    var_y, var_x = (yy / n - (y / n) ** 2) * size[1] ** 2, (xx / n - (x / n) ** 2) * size[2] ** 2
+    mixed = (yx / n - y * x / n**2) * size[1] * size[2]
+    root = np.sqrt(np.maximum((var_y - var_x) ** 2 / 4 + mixed**2, 0.0))
+    major, minor = (var_y + var_x) / 2 + root, np.maximum((var_y + var_x) / 2 - root, 0.0)
+    flat, deep = np.sqrt(12 * major), np.maximum((high - low) * size[0] - _BLUR_DEPTH_UM, 0.0)
+    length = np.sqrt(flat**2 + deep**2)
+    slender = (major >= _SLENDER * minor) | (length >= 2 * rules.length_um)
+    found: NDArray[np.bool_] = slender & (length >= rules.length_um) & (n >= rules.per_um * length)
+    return found
+
+
+def _moments(clear: Runs, labels: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """(n, 8) per object, at the index of its first run: voxels, sums of y, x, yy, xx, yx, lowest plane and end of planes."""
+    _, y, first, end, _ = clear.astype(np.float64).T
+    count, middle = end - first, (first + end - 1) / 2
+    squares = count * middle**2 + count * (count**2 - 1) / 12
+    terms = [count, count * y, count * middle, count * y * y, squares, count * y * middle]
+    out = np.zeros((n, 8))
+    for column, term in enumerate(terms):
+        out[:, column] = np.bincount(labels, term, n)
+    out[:, 6] = 2**31
+    np.minimum.at(out[:, 6], labels, clear[:, 0])
+    np.maximum.at(out[:, 7], labels, clear[:, 0] + 1)
+    return out
+
+
+def _row_starts(found: Runs, n_z: int, n_y: int) -> NDArray[np.int64]:
+    rows = found[:, 0].astype(np.int64) * n_y + found[:, 1]
+    return np.searchsorted(rows, np.arange(n_z * n_y + 1)).astype(np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- kernels
+
+
+@njit(cache=True, nogil=True)
+def _exclude(runs: Any, mask: Any) -> None:
+    for i in range(len(runs)):
+        mask[runs[i, 1], runs[i, 2] : runs[i, 3]] = False
+
+
+@njit(cache=True, nogil=True)
+def _is_at_border(pixels: Any, y: int, x: int) -> bool:
+    """Whether a pixel lies within two of the border, or of what is not known."""
+    n_y, n_x = pixels.shape
+    if y < 2 or x < 2 or y + 2 >= n_y or x + 2 >= n_x:
+        return True
+    return not (pixels[y - 2, x] and pixels[y + 2, x] and pixels[y, x - 2] and pixels[y, x + 2])
+
+
+@njit(cache=True, nogil=True)
+def _ridge_runs(found: Any, predicted: Any, model: Any, pixels: Any, noise: Any, boxes: Any, limits: Any, plane: int) -> Any:
+    """Runs of what exceeds the limits. found, predicted: fine and coarse band; pixels: grey values, which are known, which are searched."""
+    (fine, coarse), (known_fine, known_coarse), (grey, known, searched) = found, predicted, pixels
+    out = np.empty((1024, 5), np.int32)
+    filled = 0
+    for b in range(len(boxes)):
+        for y in range(boxes[b, 0], boxes[b, 1]):
+            if filled + boxes[b, 3] - boxes[b, 2] > len(out):
+                out = np.concatenate((out, np.empty((len(out) + boxes[b, 3] - boxes[b, 2], 5), np.int32)))
+            before = 0
+            for x in range(boxes[b, 2], boxes[b, 3]):
+                value = 0
+                if searched[y, x] and fine[y, x] > 0.0:
+                    sd, rounding = noise[y // NOISE_PX, x // NOISE_PX], 0.18 / max(grey[y, x], 1)
+                    sd = np.sqrt(sd * sd + rounding * rounding) * (_BORDER_NOISE if _is_at_border(known, y, x) else 1.0)
+                    inexact = limits[2] * max(abs(known_fine[y, x]), abs(known_coarse[y, x])) + limits[3] * model[y, x]
+                    over = fine[y, x] - inexact
+                    if over > limits[1] * sd and fine[y, x] > coarse[y, x]:
+                        value = _CLEAR
+                    elif over > limits[0] * sd and 2.0 * fine[y, x] > coarse[y, x]:
+                        value = _FAINT
+                if value > 0:
+                    if value != before:
+                        out[filled, 0], out[filled, 1], out[filled, 2], out[filled, 4] = plane, y, x, value
+                        filled += 1
+                    out[filled - 1, 3] = x + 1
+                before = value
+    return out[:filled].copy()
+
+
+@njit(cache=True, nogil=True)
+def _root(parent: Any, i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(cache=True, nogil=True)
+def _linked(runs: Any, starts: Any, n_y: int, reach: Any, taken: Any) -> Any:
+    """The object of every run that is taken: its first run. Gaps of less than `reach` voxels are bridged."""
+    parent = np.arange(len(runs))
+    n_z = (len(starts) - 1) // n_y
+    for i in range(len(runs)):
+        z, y = runs[i, 0], runs[i, 1]
+        for dz in range(reach[0] + 1 if taken[i] else 0):
+            for dy in range(-reach[1] if dz else 0, reach[1] + 1):
+                if z + dz >= n_z or not 0 <= y + dy < n_y:
+                    continue
+                row = (z + dz) * n_y + y + dy
+                for j in range(starts[row], starts[row + 1]):
+                    if runs[j, 2] - runs[i, 3] >= reach[2]:
+                        break
+                    if taken[j] and runs[i, 2] - runs[j, 3] < reach[2]:
+                        one, other = _root(parent, i), _root(parent, j)
+                        parent[max(one, other)] = min(one, other)
+    for i in range(len(runs)):
+        parent[i] = _root(parent, i)
+    return parent
