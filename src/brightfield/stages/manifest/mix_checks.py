@@ -34,14 +34,14 @@ def check_weights(dataset: Dataset) -> Iterator[Finding]:
 
 
 def check_mix(dataset: Dataset) -> Iterator[Finding]:
-    """Drawn by weight, every side has the mix that was asked for."""
-    patches = read_table(PATCHES, dataset.root)
-    frame = delivered(patches, dataset.config.patches)
+    """Drawn by the weights that they should have, the patches of every side have the mix that was asked for."""
+    patches, rules = read_table(PATCHES, dataset.root), dataset.config.patches
+    frame = delivered(patches.assign(weight=weights(patches, rules)), rules)
     for side in (side for side in SIDES if (patches["split"] == side).any()):
         off = frame[(frame[side] - frame["asked"]).abs() > MIX_POINTS / 100 + 1e-9]
         if len(off):
             words = ", ".join(f"{r['kind']} {100 * r[side]:.1f} % ({100 * r['asked']:.1f} asked)" for r in records(off))
-            lacking = ", ".join(off.loc[off[side] == 0, "kind"]) or "a kind"
+            lacking = ", ".join(off.loc[off[side] == 0, "kind"])
             yield warning_of(
                 "mix", f"side {side} gives no {lacking}: {words}", remedy="take more cells, or ask for what there is (patches.*)"
             )
