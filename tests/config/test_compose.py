@@ -92,6 +92,7 @@ def test_params_yaml_survives_a_round_trip(root: Path) -> None:
         ("labels.r_min_um=abc", r'labels\.r_min_um = "abc" is not allowed; allowed: number >= 0, <= 10'),
         ("labels.r_min_um=11", r"labels\.r_min_um = 11\.0 is not allowed; allowed: number >= 0, <= 10"),
         ("labels.kind=foo", "one of inside, semantic, centerline, distance"),
+        ("labels.soma=image", r"labels\.soma = image needs labels\.evidence=true"),
         ("labels=insid", r"labels is one of centerline, distance, inside, semantic; did you mean labels=inside\?"),
         ("experiment=thn", "did you mean experiment=thin"),
         ("lables=inside", "did you mean labels"),

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from brightfield.config.options import LabelsConfig
 from brightfield.core.codes import Label, Reason, Verdict
-from brightfield.core.layout import REASON_GROUP
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Shape, download_grid
 from brightfield.raster.cones import cones_of, spans_of
-from brightfield.raster.runs import paint, union
+from brightfield.raster.runs import overlay, paint, union
 from brightfield.sources.demo.phantom import ArborPlan, Faults, Optics, Phantom, canvas, grow, untraced_axon
 from brightfield.sources.demo.rendering import absorbance, render_crop
 from brightfield.sources.demo.stain import soma_shape, within_lobes
@@ -25,6 +24,7 @@ from brightfield.stages.rasterize.evidence import Evidence, Traced, evidence_of,
 from brightfield.stages.rasterize.labels import write_labels
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, without
 from brightfield.stages.rasterize.plan import LabelPlan
+from brightfield.stages.rasterize.somata import Body
 from brightfield.testing.skeletons import cable
 from brightfield.volumes.pyramid import build_pyramid
 from brightfield.volumes.volume import Volume, create_volume, open_volume
@@ -108,10 +108,10 @@ def test_untraced_stain_is_found_and_blur_debris_and_empty_tissue_are_not(eviden
     empty = ~tube([cell.skeleton, axon], grid, 3.0)
     blur = (own > 3 * sd) & ~beside & ~tube([axon], grid, 1.5)
     specks = (full - both > 0.1) & ~tube([cell.skeleton, axon], grid, 1.0)
-    assert untraced.sum() > 300
+    assert untraced.sum() > 100
     assert specks.sum() > 50
     shares = {name: float(found[mask].mean()) for name, mask in (("stain", untraced), ("empty", empty), ("blur", blur), ("specks", specks))}
-    assert shares["stain"] > 0.8, shares
+    assert shares["stain"] > 0.7, shares
     assert shares["empty"] < 0.01, shares
     assert shares["blur"] < 0.04, shares
     assert shares["specks"] < 0.35, shares
@@ -196,24 +196,27 @@ def test_the_dark_body_is_the_stained_one(evidence: Evidence) -> None:
     assert (stained & ~inside & (y * y + x * x > body.radius_um**2)).sum() < 0.05 * stained.sum()
 
 
-def test_between_sphere_and_body_the_soma_is_uncertain_or_soma(tmp_path: Path, evidence: Evidence) -> None:
-    cell, grid = phantom(), evidence.grid
-    body = replace(evidence.body, ratio=np.where(np.arange(72) < 36, 1.3, 0.7))  # type: ignore[type-var]  # there is one
-    assert cell.skeleton.soma is not None
-    z, y, x = grid.to_index(cell.skeleton.position_zyx_um[cell.skeleton.soma])
-    r = round(float(body.radius_um) / grid.voxel_size_zyx_um[1])
-    outer, inner = (z, y + round(1.15 * r), x), (z, y - round(0.85 * r), x)
-    for soma_from_image, label, reason in ((False, Label.UNKNOWN, Reason.SOMA_UNCERTAIN), (True, Label.SOMA, 0)):
-        found = replace(evidence, body=body, traced=replace(evidence.traced, soma_from_image=soma_from_image))
-        path = tmp_path / f"{soma_from_image}.zarr"
-        rules = LabelsConfig(rim_um=0.0, rim_share=0.0, rim_axial_um=0.0)
-        write_labels(path, cell.skeleton, grid, LabelPlan(), rules, image_reasons=found.reasons, image_soma=found.soma)
-        labels = open_volume(path)
-        codes, reasons = labels.read(), labels.sub(REASON_GROUP).read()
-        assert codes[z, y, x] == Label.SOMA
-        assert (codes[inner], reasons[inner]) == (Label.UNKNOWN, Reason.SOMA_UNCERTAIN)
-        assert codes[outer] == label
-        assert reasons[outer] & Reason.SOMA_UNCERTAIN == reason
+def test_between_sphere_and_body_the_soma_is_uncertain_or_soma() -> None:
+    grid, skeleton = Grid((20, 60, 60), (0.56, 0.4576, 0.4576)), cable(12.0)
+    body = Body((5.0, 10.0, 10.0), 4.0, np.where(np.arange(72) < 36, 1.3, 0.7))
+    z, y, x = grid.to_index([5.0, 10.0, 10.0])
+    outer, inner, stem = (tuple(grid.to_index([5.0, 10.0 + dy, 10.0 + dx])) for dy, dx in ((4.6, 0.0), (-3.4, 0.0), (0.0, 4.6)))
+    in_place = Misregistered.of(skeleton, {}, 30.0, R_MIN_UM)
+    for soma_from_image in (False, True):
+        traced = traced_of(skeleton, soma_from_image=soma_from_image)
+        found = Evidence(traced, grid, np.empty((0, 5), np.int32), in_place, body, {}, ())
+        reasons, soma = paint(found.reasons(grid), grid.window), paint(found.soma(grid), grid.window)
+        assert (reasons[inner], reasons[z, y, x], reasons[stem]) == (Reason.SOMA_UNCERTAIN, 0, 0)
+        assert reasons[outer] == (0 if soma_from_image else Reason.SOMA_UNCERTAIN)
+        assert soma[outer] == (Label.SOMA if soma_from_image else 0)
+        assert soma[inner] == 0
+
+
+def test_doubt_about_the_soma_wins_over_the_soma_and_not_over_a_neurite() -> None:
+    tubes = np.array([[0, 0, 0, 4, Label.SOMA], [0, 1, 0, 4, Label.BASAL_DENDRITE]], np.int32)
+    doubt = np.array([[0, 0, 2, 4, Reason.SOMA_UNCERTAIN], [0, 1, 2, 4, Reason.SOMA_UNCERTAIN]], np.int32)
+    doubtful = Label.UNKNOWN + 256 * Reason.SOMA_UNCERTAIN
+    assert overlay(tubes, doubt).tolist() == [[0, 0, 0, 2, 1], [0, 0, 2, 4, doubtful], [0, 1, 0, 4, 3]]
 
 
 def test_without_soma_or_without_pixels_there_is_no_body(tmp_path: Path) -> None:
