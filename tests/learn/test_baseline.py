@@ -200,6 +200,7 @@ def built(root: Path, at_home: None) -> Path:
     shutil.copytree(ROOT / "baseline", folder, ignore=shutil.ignore_patterns("cache", "tmp", "__pycache__", "dvc.lock", "dvclive", *OUTS))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings().model_dump(mode="json")))
     dvc(root, "git", "init", "-q")
+    dvc(root, "git", "commit", "-q", "--allow-empty", "-m", "a start")  # DVCLive wants to know which commit it follows
     dvc(root, sys.executable, "-m", "dvc", "init", "-q")
     dvc(folder, sys.executable, "-m", "dvc", "repro")
     return folder
