@@ -264,6 +264,19 @@ def test_a_seed_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 900])
+def test_the_learning_rate_rises_and_falls(steps: int) -> None:
+    from unet.train import rate_at
+
+    rates = np.array([rate_at(step, steps) for step in range(steps)])
+    top = int(rates.argmax())
+    assert rates[top] == 1
+    assert top <= steps / 5
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates.min() > 0
+
+
 def test_the_threshold_is_the_best_that_scoring_finds(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from brightfield.dataset import cells
     from brightfield.evaluation import evaluate
