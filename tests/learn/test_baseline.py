@@ -200,6 +200,7 @@ def built(root: Path, at_home: None) -> Path:
     shutil.copytree(ROOT / "baseline", folder, ignore=shutil.ignore_patterns("cache", "tmp", "__pycache__", "dvc.lock", "dvclive", *OUTS))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings().model_dump(mode="json")))
     dvc(root, "git", "init", "-q")
+    dvc(root, "git", "commit", "-q", "--allow-empty", "-m", "a start")  # DVCLive wants to know which commit it follows
     dvc(root, sys.executable, "-m", "dvc", "init", "-q")
     dvc(folder, sys.executable, "-m", "dvc", "repro")
     return folder
@@ -261,6 +262,19 @@ def test_a_seed_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
         file.parent.mkdir()
         save(train(settings(train={"steps": 4, "seed": seed}).changed(data=str(root))), file)
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 900])
+def test_the_learning_rate_rises_and_falls(steps: int) -> None:
+    from unet.train import rate_at
+
+    rates = np.array([rate_at(step, steps) for step in range(steps)])
+    top = int(rates.argmax())
+    assert rates[top] == 1
+    assert top <= steps / 5
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert rates.min() > 0
 
 
 def test_the_threshold_is_the_best_that_scoring_finds(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
