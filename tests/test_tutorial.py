@@ -14,19 +14,25 @@ from repositories import REPOSITORY
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_home")]
 
 PAGE = REPOSITORY / "docs" / "tutorial.md"
-CELLS = (900000003, 900000009, 900000010)
-"""A cell of each side, all small: the others take minutes."""
+CELLS = (900000003, 900000010)
+"""A small cell of train, and one of val: all of them take minutes."""
 
-SETTINGS = f"# @package _global_\nsource:\n  specimen_ids: {list(CELLS)}\ncompute:\n  workers: 1\n"
-MAKE = "make() { [ $1 != repro ] || dvc repro; }"
-"""`make repro` without making an environment, `make learn` without PyTorch."""
+SETTINGS = f"""# @package _global_
+source: {{specimen_ids: {list(CELLS)}}}
+image: {{level: 3, z_step: 4}}
+patches: {{per_cell: 20}}
+compute: {{workers: 1}}
+"""
+MAKE = "make() { [ $1 != repro ] || { dvc repro && git commit -q -a -m small; }; }"
+"""`make repro` without making an environment (the small dataset stands for the one that the repository comes with), `make learn` without
+PyTorch."""
 
 TRAINED = """import numpy as np
 import brightfield
 from pathlib import Path
 Path("predictions").mkdir()
 for cell in brightfield.cells("val"):
-    np.save(f"predictions/{cell.specimen_id}.npy", cell.labels.read())
+    np.save(f"predictions/{cell.specimen_id}.npy", np.isin(cell.labels.read(), (1, 2, 3, 4)))
 """
 """What stands for the trained network: one that has learnt the labels by heart."""
 
@@ -47,9 +53,7 @@ def script() -> str:
 def prepared(text: str) -> str:
     """The script with this repository for the one on the web, the small cells, and no environments of its own."""
     small = f"mkdir -p conf/local .venv/bin .venv-learn/bin && cat > conf/local/default.yaml <<'END'\n{SETTINGS}END\n"
-    small += (
-        "touch .venv/bin/activate && ln -s $(command -v python) .venv-learn/bin/python && brightfield config && git commit -q -a -m small\n"
-    )
+    small += "touch .venv/bin/activate && printf '#!/bin/sh\\nexec %s \"$@\"\\n' $(command -v python) > .venv-learn/bin/python && chmod +x .venv-learn/bin/python && brightfield config\n"
     text = text.replace(
         "https://github.com/brightfield/brightfield\ncd brightfield\n", f"{REPOSITORY} brightfield\ncd brightfield\n{small}"
     )
@@ -65,6 +69,7 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     assert done.returncode == 0, told[-4000:]
     assert "would tag v1.0.0" in told
     assert "tagged v1.0.0" in told
-    assert len(re.findall(r"^ *neurite .* 1\.00 ", done.stdout, re.MULTILINE)) >= 2, told[-4000:]  # here, and at the teammate's
+    scores = re.findall(r"neurite +(1\.0+ +1\.0+ +1\.0+)", done.stdout)
+    assert len(scores) == 2, told[-4000:]  # here, and at the teammate's
     pulled = {path.name for path in (tmp_path / "teammate" / "data" / "images").iterdir()}
     assert pulled == {"900000010.zarr"}
