@@ -53,7 +53,8 @@ def script() -> str:
 def prepared(text: str) -> str:
     """The script with this repository for the one on the web, the small cells, and no environments of its own."""
     small = f"mkdir -p conf/local .venv/bin .venv-learn/bin && cat > conf/local/default.yaml <<'END'\n{SETTINGS}END\n"
-    small += "touch .venv/bin/activate && printf '#!/bin/sh\\nexec %s \"$@\"\\n' $(command -v python) > .venv-learn/bin/python && chmod +x .venv-learn/bin/python && brightfield config\n"
+    small += "touch .venv/bin/activate && printf '#!/bin/sh\\nexec %s \"$@\"\\n' $(command -v python) > .venv-learn/bin/python"
+    small += " && chmod +x .venv-learn/bin/python && brightfield config\n"
     text = text.replace(
         "https://github.com/brightfield/brightfield\ncd brightfield\n", f"{REPOSITORY} brightfield\ncd brightfield\n{small}"
     )
