@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from brightfield.core.errors import InputError
 from brightfield.evaluation import CellScore, VoxelScore, evaluate
 from brightfield.evaluation.baselines import score_baselines
 from brightfield.evaluation.tables import POOLED, pooled
@@ -33,9 +34,18 @@ def main() -> None:
 def score(settings: Settings, folder: Path) -> Table:
     """Method, side, class: precision, recall, F1 and clDice, of all cells of a side together; None where nobody can know."""
     root, sides = Path(settings.data), settings.predict.sides
-    methods = {name: scores for name, (_, scores) in score_baselines(root, sides).items()}
+    methods = _of_filters(root, sides)
     methods[NETWORK] = [one for side in sides for one in evaluate(root, folder, split=side)]
     return {name: {side: _numbers(total) for side, total in _by_side(scores)} for name, scores in methods.items()}
+
+
+def _of_filters(root: Path, sides: Sequence[str]) -> dict[str, list[CellScore]]:
+    """The scores of what does not learn; none, with a word why, where no training cell can judge it."""
+    try:
+        return {name: scores for name, (_, scores) in score_baselines(root, sides).items()}
+    except InputError as error:
+        print(f"no threshold and no difference of Gaussians beside it: {error}")
+        return {}
 
 
 def _by_side(scores: Sequence[CellScore]) -> Iterable[tuple[str, VoxelScore]]:

@@ -64,10 +64,9 @@ class UNet(nn.Module):
 def stain(grey: Tensor, surroundings_px: int) -> Tensor:
     """Absorbance above the mean of its surroundings in the plane, (n, 1, z, y, x): uneven light and thick tissue fall out."""
     absorbance = -torch.log(grey.clamp_min(_DARKEST))
-    reach = surroundings_px // 2
-    around = functional.avg_pool3d(
-        absorbance, (1, surroundings_px, surroundings_px), stride=1, padding=(0, reach, reach), count_include_pad=False
-    )
+    reach = min(surroundings_px // 2, (min(grey.shape[-2:]) - 1) // 2)  # PyTorch averages no square that is wider than the image
+    size, padding = (1, 2 * reach + 1, 2 * reach + 1), (0, reach, reach)
+    around = functional.avg_pool3d(absorbance, size, stride=1, padding=padding, count_include_pad=False)
     return (absorbance - around) * _ABSORBANCE_SCALE
 
 

@@ -221,7 +221,7 @@ def test_the_pipeline_trains_predicts_and_scores(built: Path, root: Path) -> Non
     from brightfield.evaluation.voxels import NEURITE
 
     table = json.loads((built / "scores.json").read_text())
-    assert set(table) == {"threshold", "difference of Gaussians", "U-Net"}
+    assert set(table) == {"U-Net"}  # no training cell of this dataset is fully traced, so the filters cannot be fitted
     for side in ("val", "test"):
         (one,) = evaluate(root, built / "predictions", split=side)
         assert table["U-Net"][side][NEURITE]["f1"] == one.score.voxels[NEURITE].f1
