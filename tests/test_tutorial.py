@@ -1,4 +1,4 @@
-"""The tutorial's commands, as they stand on the page, in a fresh clone; PyTorch's part is run by tests/learn."""
+"""The tutorial's commands, as they stand on the page, in a fresh clone; `make baseline` itself is run by tests/learn."""
 
 from __future__ import annotations
 
@@ -23,38 +23,35 @@ image: {{level: 3, z_step: 4}}
 patches: {{per_cell: 20}}
 compute: {{workers: 1}}
 """
-MAKE = "make() { [ $1 != repro ] || { dvc repro && git commit -q -a -m small; }; }"
-"""`make repro` without making an environment (the small dataset stands for the one that the repository comes with), `make learn` without
-PyTorch."""
+MAKE = """make() {
+  case $1 in
+    repro) dvc repro && git commit -q -a -m small ;;
+    baseline) python by_heart.py ;;
+  esac
+}"""
+"""Without making environments: the small dataset stands for the one of the repository, and what knows the labels by heart for the network."""
 
-TRAINED = """import numpy as np
+BY_HEART = """import numpy as np
 import brightfield
 from pathlib import Path
-Path("predictions").mkdir()
+Path("baseline/predictions").mkdir()
 for cell in brightfield.cells("val"):
-    np.save(f"predictions/{cell.specimen_id}.npy", np.isin(cell.labels.read(), (1, 2, 3, 4)))
+    np.save(f"baseline/predictions/{cell.specimen_id}.npy", np.isin(cell.labels.read(), (1, 2, 3, 4)))
 """
-"""What stands for the trained network: one that has learnt the labels by heart."""
 
 
 def script() -> str:
-    """The blocks of the page in their order; Python ones are given to Python, but for the training."""
-    text = PAGE.read_text(encoding="utf-8")
-    commands = []
-    for language, block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL):
-        assert language in ("sh", "python")
-        training = "import torch" in block
-        program = TRAINED if training else block
-        name = "train.py" if training else "-"
-        commands += [block] if language == "sh" else [f"{'cat >' if training else 'python'} {name} <<'END'\n{program}END\n"]
-    return "\n".join(commands)
+    """The blocks of the page in their order; Python ones are given to Python."""
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return "\n".join(block if language == "sh" else f"python - <<'END'\n{block}END\n" for language, block in blocks)
 
 
 def prepared(text: str) -> str:
     """The script with this repository for the one on the web, the small cells, and no environments of its own."""
-    small = f"mkdir -p conf/local .venv/bin .venv-learn/bin && cat > conf/local/default.yaml <<'END'\n{SETTINGS}END\n"
-    small += "touch .venv/bin/activate && printf '#!/bin/sh\\nexec %s \"$@\"\\n' $(command -v python) > .venv-learn/bin/python"
-    small += " && chmod +x .venv-learn/bin/python && brightfield config\n"
+    small = (
+        f"mkdir -p conf/local .venv/bin && cat > conf/local/default.yaml <<'END'\n{SETTINGS}END\ncat > by_heart.py <<'END'\n{BY_HEART}END\n"
+    )
+    small += "touch .venv/bin/activate && brightfield config\n"
     text = text.replace(
         "https://github.com/brightfield/brightfield\ncd brightfield\n", f"{REPOSITORY} brightfield\ncd brightfield\n{small}"
     )

@@ -13,7 +13,6 @@ import pytest
 
 import brightfield
 from brightfield.core.errors import ConfigError
-from brightfield.evaluation import evaluate
 from brightfield.testing.dataset import make_dataset
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
@@ -166,17 +165,6 @@ def test_the_training_guide_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         exec(compile(block, "train.md", "exec"), names)
     assert np.isfinite(names["value"].item())
     assert (names["state"]["data"]["epoch"], names["state"]["data"]["position"]) == (2, 0)
-
-
-def test_the_tutorial_trains_and_predicts_what_can_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_dataset(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).resolve().parents[2] / "docs/tutorial.md").read_text()
-    (block,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import torch" in block)
-    assert "size=(16, 64, 64)" in block
-    exec(compile(block.replace("size=(16, 64, 64)", "size=(8, 16, 16)"), "tutorial.md", "exec"), {})
-    scores = evaluate(tmp_path, tmp_path / "predictions", split="val")
-    assert [score.specimen_id for score in scores] == [cell.specimen_id for cell in brightfield.cells("val")] != []
 
 
 def test_a_loader_refuses_to_order_again(root: Path) -> None:
