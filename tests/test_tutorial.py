@@ -29,7 +29,7 @@ MAKE = """make() {
     baseline) python by_heart.py ;;
   esac
 }"""
-"""Without making environments: the small dataset stands for the one of the repository, and what knows the labels by heart for the network."""
+"""Without making environments: the small dataset stands for the one of the repository, and what knows the labels for the network."""
 
 BY_HEART = """import numpy as np
 import brightfield
