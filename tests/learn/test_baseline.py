@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
     "network": {"channels": [3, 4], "kernel_zyx": [[1, 3, 3], [3, 3, 3]], "pool_zyx": [[1, 2, 2]], "surroundings_px": 5},
     "train": {"steps": 20, "batch": 2, "size_zyx": [8, 16, 16], "learning_rate": 0.02},
-    "predict": {"block_zyx": [8, 20, 24]},
 }
 
 
@@ -67,7 +66,7 @@ def reader(volume: np.ndarray) -> Callable[[Any], np.ndarray]:
     return lambda window: volume[tuple(slice(*side) for side in window)]
 
 
-@pytest.mark.parametrize("block", [(6, 8, 16), (10, 28, 40), (3, 5, 7)])
+@pytest.mark.parametrize("block", [(6, 24, 40), (10, 27, 37)])
 def test_blocks_give_what_the_whole_volume_at_once_does(network: Any, block: tuple[int, int, int]) -> None:
     from unet.blocks import block_shape, blocks_of, shares
 
@@ -297,7 +296,7 @@ def test_the_threshold_is_the_best_that_scoring_finds(root: Path, tmp_path: Path
         for one in found:
             write_codes(one, share, folder / f"{one.cell.specimen_id}.zarr")
         (score,) = evaluate(root, folder)
-        return float(score.score.voxels[NEURITE].f1)
+        return score.score.voxels[NEURITE].f1 or 0.0  # None where nothing is predicted
 
     assert scored(threshold) == pytest.approx(f1)
     assert 100 < threshold < 255
