@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,8 @@ def built(root: Path, at_home: None) -> Path:
     dvc(root, "git", "init", "-q")
     dvc(root, "git", "commit", "-q", "--allow-empty", "-m", "a start")  # DVCLive wants to know which commit it follows
     dvc(root, sys.executable, "-m", "dvc", "init", "-q")
+    (root / "dvc.yaml").write_text("stages: {of_the_dataset: {cmd: echo, deps: [params.yaml]}}")
+    dvc(root, sys.executable, "-m", "dvc", "repro", "-q")
     dvc(folder, sys.executable, "-m", "dvc", "repro")
     return folder
 
@@ -246,6 +249,7 @@ def test_the_notebook_opens_looks_trains_and_scores(root: Path) -> None:
 def test_it_is_a_repository_beside_that_of_the_dataset(built: Path, root: Path) -> None:
     assert "up to date" in dvc(built, sys.executable, "-m", "dvc", "repro")
     assert "up to date" in dvc(root, sys.executable, "-m", "dvc", "status")
+    (built / "model.pt").unlink()  # a link into the cache
     (built / "model.pt").write_bytes(b"")
     assert "up to date" in dvc(root, sys.executable, "-m", "dvc", "status")
     assert "model.pt" in dvc(built, sys.executable, "-m", "dvc", "status")
@@ -276,27 +280,24 @@ def test_the_learning_rate_rises_and_falls(steps: int) -> None:
     assert rates.min() > 0
 
 
-def test_the_threshold_is_the_best_that_scoring_finds(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from brightfield.dataset import cells
-    from brightfield.evaluation import evaluate
+def test_the_threshold_is_the_best_that_scoring_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from brightfield.evaluation.scoring import Options, score_file
     from brightfield.evaluation.voxels import NEURITE
-    from unet.predict import CellShares, best_threshold, write_codes
+    from evaluation.making import knowing_all, make_truth, neuron
+    from unet import predict
 
-    random = np.random.default_rng(0)
-    found = []
-    for cell in cells("val", root):
-        codes = cell.labels.read()
-        neuron = np.where(np.isin(codes, [1, 2, 3, 4]), random.integers(100, 256, codes.shape), random.integers(0, 180, codes.shape))
-        kind = np.where(np.isin(codes, [1, 2, 3, 4]), codes, random.integers(1, 5, codes.shape))
-        found.append(CellShares(cell, "val", neuron.astype(np.uint8), kind.astype(np.uint8)))
-    threshold, f1 = best_threshold(settings().changed(data=str(root)), found)
+    truth = knowing_all(make_truth(tmp_path, neuron()))
+    codes, random = truth.labels.read(), np.random.default_rng(0)
+    is_true = np.isin(codes, [1, 2, 3, 4])
+    share = np.where(is_true, random.integers(100, 256, codes.shape), random.integers(0, 180, codes.shape)).astype(np.uint8)
+    kind = np.where(is_true & (random.random(codes.shape) < 0.8), codes, random.integers(1, 5, codes.shape)).astype(np.uint8)
+    one = predict.CellShares(SimpleNamespace(image=truth.labels, specimen_id=1), "val", share, kind)  # type: ignore[arg-type]
+    monkeypatch.setattr(predict, "read_truth", lambda root, ids: [truth])
+    threshold, f1 = predict.best_threshold(settings(), [one])
 
-    def scored(share: int) -> float:
-        folder = tmp_path / str(share)
-        for one in found:
-            write_codes(one, share, folder / f"{one.cell.specimen_id}.zarr")
-        (score,) = evaluate(root, folder)
-        return score.score.voxels[NEURITE].f1 or 0.0  # None where nothing is predicted
+    def scored(least: int) -> float:
+        predict.write_codes(one, least, tmp_path / f"{least}.zarr")
+        return score_file(tmp_path / f"{least}.zarr", truth, Options()).voxels[NEURITE].f1 or 0.0  # None where nothing is predicted
 
     assert scored(threshold) == pytest.approx(f1)
     assert 100 < threshold < 255
