@@ -24,6 +24,7 @@ COMMANDS = (
     "refresh",
     "check",
     "inspect",
+    "report",
     "evaluate",
     "salt",
     "diff",

@@ -70,6 +70,7 @@ EXPECTED = {
     "testing": set(),
     "inspection": set(),
     "learn": set(),
+    "viewing": set(),
     "": set(),  # the reader, the command line, the public face
 } | {f"stages/{name}": {name} for name in STAGES}
 """Which stages run again after an edit in a package."""

@@ -85,6 +85,7 @@ def test_shapes_and_types_are_what_the_documentation_says(root: Path) -> None:
             "direction": ((3, *box), "float32"),
             "affinities": ((3, *box), "uint8"),
             "keypoints": ((3, *box), "float32"),
+            "absent": ((4,), "bool"),
         }
         assert {name: (value.shape, str(value.dtype)) for name, value in sample.items() if isinstance(value, np.ndarray)} == expected
         assert all(value.flags.c_contiguous and value.flags.writeable for value in sample.values() if isinstance(value, np.ndarray))

@@ -42,9 +42,8 @@ def check_mix(dataset: Dataset) -> Iterator[Finding]:
         if len(off):
             words = ", ".join(f"{r['kind']} {100 * r[side]:.1f} % ({100 * r['asked']:.1f} asked)" for r in records(off))
             lacking = ", ".join(off.loc[off[side] == 0, "kind"])
-            yield warning_of(
-                "mix", f"side {side} gives no {lacking}: {words}", remedy="take more cells, or ask for what there is (patches.*)"
-            )
+            what = f"gives no {lacking}" if lacking else "has another mix of patches than was asked for"
+            yield warning_of("mix", f"side {side} {what}: {words}", remedy="take more cells, or ask for what there is (patches.*)")
 
 
 def check_quotas(dataset: Dataset) -> Iterator[Finding]:
