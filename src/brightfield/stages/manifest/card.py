@@ -173,8 +173,8 @@ def _patches(patches: pd.DataFrame, config: Config) -> str:
     return (
         f"{table}\n\nA cell gives at most {config.patches.per_cell} patches, and none of a kind that it does not have: no axon where its "
         "axon is unknown, and no hard negatives there unless what is stained and not traced is marked. The column `weight` makes up for "
-        "it: drawn by weight, each side has the mix that was asked for. Four columns, such as absent\\_axon, say of each patch whether a voxel "
-        "not labelled so is of no such class (absent) or may be (unknown)."
+        "it: drawn by weight, each side has the mix that was asked for. Four columns, such as absent\\_axon, say of each patch whether a "
+        "voxel not labelled so is of no such class (absent) or may be (unknown)."
     )
 
 
