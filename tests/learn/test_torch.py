@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 OPTIONS: dict[str, Any] = {"targets": ("semantic", "distance"), "augment": True, "seed": 3}
-N, BATCH = 12, 5
+N, BATCH = 20, 6
 
 
 @pytest.fixture(scope="module")
