@@ -35,7 +35,10 @@ def check_weights(dataset: Dataset) -> Iterator[Finding]:
 
 def check_mix(dataset: Dataset) -> Iterator[Finding]:
     """Drawn by the weights that they should have, the patches of every side have the mix that was asked for."""
-    patches, rules = read_table(PATCHES, dataset.root), dataset.config.patches
+    rules, sides = dataset.config.patches, dataset.taken.set_index("specimen_id")["split"]
+    patches = read_table(PATCHES, dataset.root)
+    patches = patches[patches["specimen_id"].isin(sides.index)]
+    patches = patches.assign(split=patches["specimen_id"].map(sides))  # of their cells: a patch on another side is told by `check_patches`
     frame = delivered(patches.assign(weight=weights(patches, rules)), rules)
     for side in (side for side in SIDES if (patches["split"] == side).any()):
         off = frame[(frame[side] - frame["asked"]).abs() > MIX_POINTS / 100 + 1e-9]
