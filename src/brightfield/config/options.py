@@ -242,7 +242,10 @@ class SplitConfig:
     """Who is on which side."""
 
     strategy: Annotated[SplitStrategy, _doc("How cells are assigned to train, val and test")] = SplitStrategy.donor_hash
-    salt: Annotated[_Text, _doc("donor_hash: frozen text hashed with each group; another salt moves cells")] = "brightfield-40430459"
+    salt: Annotated[_Text, _doc("donor_hash: frozen text hashed with each group; another salt moves cells")] = "brightfield-439978"
+    val_salt: Annotated[_Text, _doc("donor_hash: the same for val, among what is not test; empty: val by the hash of test")] = (
+        "brightfield-10911764"
+    )
     test: Annotated[_Fraction, _doc("Share of test")] = 0.15
     val: Annotated[_Fraction, _doc("Share of val")] = 0.15
     n_folds: Annotated[int, Field(ge=2, le=50), _doc("Cross-validation folds over train and val")] = 5

@@ -40,9 +40,17 @@ def draw(salt: str, name: str) -> float:
 
 
 def side_of(group_id: str, rules: SplitConfig) -> Split:
-    """The side that the hash gives a group: test below `rules.test`, val below `rules.test + rules.val`, else train."""
+    """The side that the hashes give a group: test below `rules.test`; of the others val by a hash of their own, else train.
+
+    Two salts, because each can then be searched alone: what is even in test and in val is found in thousands of tries, not in billions.
+    Without a `val_salt` val is what the hash of test has below `rules.test + rules.val`.
+    """
     u = draw(rules.salt, group_id)
-    return Split.TEST if u < rules.test else Split.VAL if u < rules.test + rules.val else Split.TRAIN
+    if u < rules.test:
+        return Split.TEST
+    if rules.val_salt:
+        return Split.VAL if draw(rules.val_salt, group_id) * (1 - rules.test) < rules.val else Split.TRAIN
+    return Split.VAL if u < rules.test + rules.val else Split.TRAIN
 
 
 def fold_of(group_id: str, rules: SplitConfig) -> int:

@@ -24,8 +24,7 @@ LINE_COLUMN = "line"
 MIN_STRATUM_CELLS = 20
 
 
-MAX_DEVIATION_POINTS, MAX_LINE_DEVIATION_POINTS = 7.5, 6.0
-"""How far a stratum, and one of a line, may be from the shares asked for: what the frozen salt reaches on the real table."""
+MAX_DEVIATION_POINTS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,6 @@ class Proof:
     leaks: tuple[str, ...]
     strata: pd.DataFrame
     counts: pd.DataFrame
-
-    @property
-    def beyond(self) -> pd.DataFrame:
-        """The strata that are farther off than they may be."""
-        limit = self.strata["stratum"].str.startswith(f"{LINE_COLUMN}=").map({True: MAX_LINE_DEVIATION_POINTS, False: MAX_DEVIATION_POINTS})
-        return self.strata[self.strata["deviation_points"] > limit]
 
     @property
     def max_deviation_points(self) -> float:

@@ -163,14 +163,14 @@ class _Made:
 
 
 _SMALL: Triple = (42.0, 190.0, 210.0)
-# Donors are numbered so that the frozen salt puts cells with every class on each side; tests/sources/demo/test_cells.py tells if not.
+# Donors are numbered so that the frozen salts put cells with every class on each side; tests/sources/demo/test_cells.py tells if not.
 _MADE = (
-    _Made(900_000_001, 900_100_010, ArborPlan(1, (46.0, 240.0, 220.0), 5, True, 80.0, 1600.0, 3), "Rbp4-Cre_KL100", "5", "spiny"),
-    _Made(MARKER_ID, 900_100_010, ArborPlan(2, (36.0, 200.0, 220.0), 6, False, 95.0, 70.0), "Rbp4-Cre_KL100", "5", "sparsely spiny"),
-    _Made(900_000_003, 900_100_012, ArborPlan(3, _SMALL, 5, False, 75.0, 2200.0, 5), "Sst-IRES-Cre", "2/3", "aspiny", first_id=0),
-    _Made(900_000_004, 900_100_012, ArborPlan(4, _SMALL, 4, False, 85.0, 45.0), "Sst-IRES-Cre", "4", "aspiny", newline="\r\n"),
+    _Made(900_000_001, 900_100_012, ArborPlan(1, (46.0, 240.0, 220.0), 5, True, 80.0, 1600.0, 3), "Rbp4-Cre_KL100", "5", "spiny"),
+    _Made(MARKER_ID, 900_100_012, ArborPlan(2, (36.0, 200.0, 220.0), 6, False, 95.0, 70.0), "Rbp4-Cre_KL100", "5", "sparsely spiny"),
+    _Made(900_000_003, 900_100_014, ArborPlan(3, _SMALL, 5, False, 75.0, 2200.0, 5), "Sst-IRES-Cre", "2/3", "aspiny", first_id=0),
+    _Made(900_000_004, 900_100_014, ArborPlan(4, _SMALL, 4, False, 85.0, 45.0), "Sst-IRES-Cre", "4", "aspiny", newline="\r\n"),
     _Made(
-        MISSING_PLANES_ID, 900_100_013, ArborPlan(5, _SMALL, 6, False, 80.0, 1200.0, 2), "Htr3a-Cre_NO152", "1", "aspiny",
+        MISSING_PLANES_ID, 900_100_017, ArborPlan(5, _SMALL, 6, False, 80.0, 1200.0, 2), "Htr3a-Cre_NO152", "1", "aspiny",
         children_first=True,
         faults=Faults(missing=frozenset({40, 41, 42, 78}), failed=frozenset({96}), blank=frozenset({110}), repeated=frozenset({64})),
     ),
@@ -178,14 +178,14 @@ _MADE = (
     _Made(HUMAN_ID, 900_100_005, ArborPlan(7, _SMALL, 5, True, 75.0, 700.0, 1), "", "3", "spiny", human=True),
     _Made(MISREGISTERED_ID, 900_100_007, ArborPlan(8, _SMALL, 5, False, 85.0, 50.0), "Cux2-CreERT2", "4", "spiny"),
     _Made(
-        900_000_009, 900_100_006, ArborPlan(9, (44.0, 220.0, 200.0), 5, True, 70.0, 1500.0, 1), "Cux2-CreERT2", "2/3", "spiny",
+        900_000_009, 900_100_013, ArborPlan(9, (44.0, 220.0, 200.0), 5, True, 70.0, 1500.0, 1), "Cux2-CreERT2", "2/3", "spiny",
         band=Band(14.0, 0.05, 0.0002), neighbour=True,
     ),
-    _Made(900_000_010, 900_100_019, ArborPlan(10, _SMALL, 4, False, 90.0, 1300.0, 0), "Vip-IRES-Cre", "2/3", "sparsely spiny"),
-    _Made(900_000_012, 900_100_023, ArborPlan(11, _SMALL, 4, True, 65.0, 1000.0, 1), "Ntsr1-Cre_GN220", "6a", "spiny"),
-    _Made(900_000_013, 900_100_014, ArborPlan(12, _SMALL, 5, True, 65.0, 60.0), "Rbp4-Cre_KL100", "5", "spiny"),
-    _Made(900_000_014, 900_100_024, ArborPlan(13, _SMALL, 5, True, 65.0, 1000.0, 2), "Nr5a1-Cre", "4", "spiny", newline="\r\n"),
-    _Made(900_000_015, 900_100_035, ArborPlan(14, _SMALL, 5, False, 70.0, 50.0), "Pvalb-IRES-Cre", "2/3", "aspiny"),
+    _Made(900_000_010, 900_100_010, ArborPlan(10, _SMALL, 4, False, 90.0, 1300.0, 0), "Vip-IRES-Cre", "2/3", "sparsely spiny"),
+    _Made(900_000_012, 900_100_011, ArborPlan(11, _SMALL, 4, True, 65.0, 1000.0, 1), "Ntsr1-Cre_GN220", "6a", "spiny"),
+    _Made(900_000_013, 900_100_016, ArborPlan(12, _SMALL, 5, True, 65.0, 60.0), "Rbp4-Cre_KL100", "5", "spiny"),
+    _Made(900_000_014, 900_100_019, ArborPlan(13, _SMALL, 5, True, 65.0, 1000.0, 2), "Nr5a1-Cre", "4", "spiny", newline="\r\n"),
+    _Made(900_000_015, 900_100_015, ArborPlan(14, _SMALL, 5, False, 70.0, 50.0), "Pvalb-IRES-Cre", "2/3", "aspiny"),
 )  # fmt: skip
 
 _NOT_TRACED_ID, _NOT_TRACED_DONOR = 900_000_011, 900_100_008

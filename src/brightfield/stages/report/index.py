@@ -67,7 +67,7 @@ def write_index(material: Material, changes: str) -> Path:
         classes=_classes(material),
         proof=material.proof,
         mix=records(delivered(read_table(PATCHES, material.root, columns=["kind", "split", "weight"]), material.config.patches)),
-        strata=records(material.proof.strata.assign(beyond=material.proof.strata.index.isin(material.proof.beyond.index))),
+        strata=records(material.proof.strata),
         counts=records(material.proof.counts),
         limits={"points": MAX_DEVIATION_POINTS, "cells": MIN_STRATUM_CELLS},
         checks=material.checks,

@@ -32,8 +32,9 @@ def best_salt(config: Config, root: Path, candidates: int) -> str:
     cells = read_table(CELLS, root)
     found = search_salt(cells[cells["selected"]], config.split, candidates=candidates)
     return (
-        f"split.salt={found.salt}: the worst stratum is {found.deviation_points:.1f} points off ({found.candidates} candidates)\n"
-        f"take it before anything is published: brightfield config split.salt={found.salt}"
+        f"split.salt={found.salt} split.val_salt={found.val_salt}: the worst stratum is {found.deviation_points:.1f} points off "
+        f"({found.candidates} candidates each)\n"
+        f"take them before anything is published: brightfield config split.salt={found.salt} split.val_salt={found.val_salt}"
     )
 
 
