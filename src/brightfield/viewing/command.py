@@ -41,7 +41,7 @@ class Shown:
     """What is shown. text: for the user. wait: returns when the user has seen enough."""
 
     text: str
-    wait: Callable[[], None]
+    wait: Callable[[], object]
 
 
 @contextmanager
@@ -64,7 +64,9 @@ def shown(words: argparse.Namespace) -> Iterator[Shown]:
         url = f"{show.url}?cell={cell}"
         if words.open:
             webbrowser.open(url)
-        yield Shown(f"cell {cell}, {len(rows)} in the list: {url}\nCtrl-C ends it", _until_interrupted)
+        yield Shown(f"cell {cell}, {len(rows)} in the list: {url}\nCtrl-C ends it", threading.Event().wait)
+    except KeyboardInterrupt:
+        return  # wherever it comes once the words above are printed, even just before the wait
     finally:
         show.close()
 
@@ -101,10 +103,3 @@ def _in_napari(words: argparse.Namespace, material: Material, cell: int) -> Show
     from brightfield.viewing.scene import scene_of
 
     return Shown(f"cell {cell} in napari", in_napari.show(scene_of(material, cell, at=words.at, layers=words.layer)))
-
-
-def _until_interrupted() -> None:
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        return
