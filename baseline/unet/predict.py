@@ -31,14 +31,16 @@ from unet.train import MODEL
 PREDICTIONS = Path("predictions")
 THRESHOLD = Path("threshold.json")
 _TOP = 255
-"""Shares of the neuron are kept as 0 to 255."""
+_STEPS, _EVEN = 12.0, 64
+"""Shares of the neuron are kept as whole steps, 12 to a factor e in the odds, 64 for even odds: networks are sure of most voxels, and the
+best threshold is often a share of 0.99 or more."""
 
 
 @dataclass(frozen=True, eq=False)
 class CellShares:
     """A predicted cell: two (z, y, x) uint8.
 
-    neuron: the share of what is not background, 255 is all. kind: the likeliest class.
+    neuron: the share of what is not background, in the steps of `steps_of`. kind: the likeliest class.
     """
 
     cell: CellData
@@ -73,7 +75,7 @@ def predict(settings: Settings, network: UNet, folder: Path, threshold_file: Pat
         threshold, f1 = best_threshold(settings, found)
         for one in found:
             write_codes(one, threshold, folder / f"{one.cell.specimen_id}.zarr")
-    share = threshold / _TOP
+    share = share_of(threshold)
     threshold_file.write_text(json.dumps({"threshold": share, f"{settings.predict.threshold_side}_f1": f1}, indent=1) + "\n")
     return share
 
@@ -101,8 +103,19 @@ def predict_cell(network: UNet, into: CellShares, device: Device, settings: Sett
             continue
         found = shares(network, lambda wide: grey_of(into.cell, wide, background), window, shape, device)
         here = tuple(slice(*side) for side in window)
-        into.neuron[here] = np.rint((1 - found[0]) * _TOP).clip(0, _TOP)
+        into.neuron[here] = steps_of(found[0])
         into.kind[here] = found[1:].argmax(axis=0) + 1
+
+
+def steps_of(background: Image) -> NDArray[np.uint8]:
+    """The share of what is not background, from that of background: 1 to 255, evenly in the logarithm of the odds."""
+    rest = np.clip(background, np.float32(1e-9), np.float32(1 - 1e-6))
+    return np.rint(_EVEN + _STEPS * np.log((1 - rest) / rest)).clip(1, _TOP).astype(np.uint8)
+
+
+def share_of(steps: int) -> float:
+    """The share of what is not background that is kept as these steps."""
+    return float(1 / (1 + np.exp((_EVEN - steps) / _STEPS)))
 
 
 def background_of(cell: CellData) -> float:
@@ -130,7 +143,7 @@ def _white(cell: CellData) -> int:
 
 
 def best_threshold(settings: Settings, found: list[CellShares]) -> tuple[int, float]:
-    """The share, 1 to 255, from which on a voxel is predicted, such that F1 of neurites is highest on one side; and that F1."""
+    """The steps, 1 to 255, from which on a voxel is predicted, such that F1 of neurites is highest on one side; and that F1."""
     side = settings.predict.threshold_side
     judging = {one.cell.specimen_id: one for one in found if one.split == side}
     hits = np.zeros((3, _TOP + 1), np.int64)
@@ -147,7 +160,7 @@ def best_threshold(settings: Settings, found: list[CellShares]) -> tuple[int, fl
 
 
 def _hits(truth: Truth, one: CellShares) -> tuple[NDArray[np.int64], int]:
-    """(3, 256) voxels by share: true neurites, and of the classes whose absence is known right and wrong ones; and all true voxels."""
+    """(3, 256) voxels by step: true neurites, and of the classes whose absence is known right and wrong ones; and all true voxels."""
     voxels, hits, n_true = truth.on_level(0), np.zeros((3, _TOP + 1), np.int64), 0
     judged = np.isin(np.arange(_TOP + 1), sorted(truth.known))
     for window in voxels.blocks():
@@ -163,7 +176,7 @@ def _hits(truth: Truth, one: CellShares) -> tuple[NDArray[np.int64], int]:
 def write_codes(one: CellShares, threshold: int, path: Path) -> None:
     """The label codes of a cell, on the grid of its image, as `brightfield evaluate` reads them."""
     spec = one.cell.image.spec(0)
-    attributes: dict[str, Any] = {"threshold": threshold / _TOP}
+    attributes: dict[str, Any] = {"threshold": share_of(threshold)}
     layout: dict[str, Any] = {"chunk_zyx": spec.chunk_zyx, "shard_zyx": spec.shard_zyx}
     volume = create_volume(path, [one.cell.image.grid], np.uint8, attributes=attributes, **layout)
     for shard in np.ndindex(volume.spec(0).n_shards_zyx):

@@ -280,6 +280,19 @@ def test_the_learning_rate_rises_and_falls(steps: int) -> None:
     assert rates.min() > 0
 
 
+def test_the_steps_of_a_share_tell_what_is_nearly_sure_apart() -> None:
+    from unet.predict import share_of, steps_of
+
+    steps = np.arange(1, 256)
+    shares = np.array([share_of(int(step)) for step in steps])
+    assert (np.diff(shares) > 0).all()
+    inner = (shares > 2e-6) & (shares < 1 - 1e-6)
+    assert (steps_of((1 - shares[inner]).astype(np.float32)) == steps[inner]).all()
+    assert shares[63] == 0.5
+    assert ((shares > 0.99) & (shares < 0.9999)).sum() > 30
+    assert steps_of(np.array([0, 1], np.float32)).tolist() == [255, 1]
+
+
 def test_the_threshold_is_the_best_that_scoring_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from brightfield.evaluation.scoring import Options, score_file
     from brightfield.evaluation.voxels import NEURITE
