@@ -64,6 +64,7 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	test -x $(BIN)/python || $(UV) venv --quiet --python "$(or $(PYTHON),>=3.12,<3.14)" $(VENV)
 	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	$(BIN)/python -c 'import pathlib, vl_convert; pathlib.Path(".dvc/vega.js").write_text(vl_convert.javascript_bundle(vl_version="5.20"), "utf-8")'
 	touch $@
 
 $(LEARN)/.ready: requirements-learn.lock pyproject.toml | $(UV)

@@ -9,6 +9,7 @@ process, without work cache and index.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from check import grow
@@ -63,6 +65,11 @@ def cost(root: Path, config: Config) -> dict[str, float]:
     return {"made": len(done.computed), "found": len(done.found), **spent}
 
 
+def written(root: Path) -> dict[str, str]:
+    """The hash of every cell's page, by its name."""
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / REPORT_DIR).glob("cells/*/index.html")}
+
+
 def _cpu() -> float:
     return sum(of.ru_utime + of.ru_stime for of in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
@@ -106,11 +113,14 @@ def main() -> None:
         config.compute.workers = words.workers
         grow(root, config, words.cells - 5)
         vary(root)
-        result: dict[str, object] = {"rows": words.cells, "built": cost(root, config), "again": cost(root, config)}
+        result: dict[str, Any] = {"rows": words.cells, "built": cost(root, config), "again": cost(root, config)}
         nodes = read_table(NODES, root)
         nodes.loc[nodes["specimen_id"] == 1001, "radius_um"] = 0.5
         write_table(NODES, nodes, root)
+        before = written(root)
         result["one changed"] = cost(root, config)
+        after = written(root)
+        result["one changed"]["pages rewritten"] = sum(after[page] != before[page] for page in after)
         result["a page alone, cpu_s"] = alone(root, config, 20)
         files = [path for path in (root / REPORT_DIR).rglob("*") if path.is_file()]
         result["index_bytes"] = (root / REPORT_FILE).stat().st_size

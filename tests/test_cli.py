@@ -14,7 +14,7 @@ import pytest
 from brightfield import cli
 from brightfield.config import params
 from brightfield.config.options import Config
-from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError
+from brightfield.core.errors import BrightfieldError, CellFailures, ConfigError, SkeletonError, StackError, TransferError
 from repositories import REPOSITORY
 
 COMMANDS = (
@@ -84,6 +84,27 @@ def test_a_mistake_is_told_in_words_and_by_the_exit_code(
     told = capsys.readouterr().err
     assert str(error) in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (SkeletonError("no parent 99", path="1.swc", line=12), "1.swc:12: no parent 99 (see docs/reference/errors.md#skeletonerror)\n"),
+        (CellFailures("download", {1: "refused"}, remedy="run again"), "\nrun again\nsee docs/reference/errors.md#cellfailures\n"),
+        (TransferError("it is not there; see docs/how-to/team-remote.md"), "see docs/how-to/team-remote.md\n"),
+        (StackError("is not here; fetch it with `dvc pull`"), "fetch it with `dvc pull`\n"),
+        (ConfigError("split.test is 7, allowed is 0 <= split.test < 1"), "split.test < 1\n"),
+    ],
+)
+def test_a_message_ends_with_the_page_that_says_more_where_one_does(
+    error: BrightfieldError, end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fail_with(monkeypatch, error)
+    cli.main(["stage", "query"])
+    told = capsys.readouterr().err
+    assert told.endswith(end)
+    assert told.count("errors.md") == end.count("errors.md")
+    assert told.count("\n") == str(error).count("\n") + (1 if "\n" not in str(error) else 2)
 
 
 def test_verbose_shows_where_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from brightfield.config.compose import reference as configuration
-from brightfield.core.schema import TABLES
+from brightfield.core.schema import MANIFEST, PATCHES, TABLES
 from brightfield.testing.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +53,42 @@ def test_the_glossary_explains_columns_and_options_that_exist_and_those_nobody_g
         "stretch",
         "image.z_step",
     } <= explained
+
+
+PLAIN = (
+    "patch",
+    "*name",
+    "*_id",
+    "*_url",
+    "*_path",
+    "*_bytes",
+    "bytes_*",
+    "bits",
+    "*_px",
+    "pixel_um",
+    *("z0", "z1", "y0", "y1", "x0", "x1"),
+    *("voxels_background", "code_version", "license", "citation"),
+)
+"""Columns of the tables that people train by which mean what they are called: places, sizes, addresses."""
+
+
+def test_every_column_that_people_train_by_is_plain_or_in_the_glossary(reference: ModuleType) -> None:
+    page = (ROOT / "docs" / "reference" / "tables.md").read_text(encoding="utf-8")
+    for table in (MANIFEST, PATCHES):
+        rows = page.partition(f"## {table.name}:")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| \[?`(\w+)`", rows, re.MULTILINE) == list(table.column_names)
+        linked = set(re.findall(r"^\| \[`(\w+)`\]\(glossary.md#", rows, re.MULTILINE))
+        assert [
+            name for name in table.column_names if name not in linked and not any(fnmatch.fnmatch(name, plain) for plain in PLAIN)
+        ] == []
+
+
+def test_the_glossary_has_the_words_of_training_scores_card_and_report(reference: ModuleType) -> None:
+    text = (ROOT / "docs" / "reference" / "glossary.md").read_text(encoding="utf-8").lower()
+    words = ["unknown", "rim", "reason", "spiny", "soma", "dendrite", "axon", "neurite", "arbor", "tip", "donor", "salt", "side", "fold"]
+    words += ["stratum", "weight", "difficulty", "absorbance", "hard_negative", "keypoint", "class validity", "d'", "grade", "verdict"]
+    words += ["stretch", "cldice", "expected run length", "merge"]
+    assert [word for word in words if not re.search(rf"(?<![a-z]){re.escape(word)}", text)] == []
 
 
 def run_first_python_block(page: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brightfield.arguments import Command, Commands, define, not_negative, positive, whole
-from brightfield.core.errors import BrightfieldError, CheckError, ConfigError
+from brightfield.core.errors import BrightfieldError, CheckError, ConfigError, with_page
 from brightfield.core.urls import public_text
 from brightfield.core.version import __version__
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrightfieldError as error:
         if words.verbose:
             raise
-        print(f"error: {public_text(str(error))}", file=sys.stderr)
+        print(f"error: {public_text(with_page(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, run the same command again to go on", file=sys.stderr)

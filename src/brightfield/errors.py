@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from brightfield.core.errors import (
     BrightfieldError,
+    BusyError,
     CapacityError,
     CellFailures,
     CheckError,
     ConfigError,
+    FileError,
     GridError,
     InputError,
     MarkerError,
@@ -21,10 +23,12 @@ from brightfield.core.errors import (
 
 __all__ = [
     "BrightfieldError",
+    "BusyError",
     "CapacityError",
     "CellFailures",
     "CheckError",
     "ConfigError",
+    "FileError",
     "GridError",
     "InputError",
     "MarkerError",

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from brightfield.core.codes import LABEL_COLOURS_RGB, Label
+from brightfield.core.codes import LABEL_COLOURS_RGB, VERDICT_COLOURS_RGB, Label
 from brightfield.core.layout import image_store, label_store
 from brightfield.testing.dataset import DATASET_CELLS
 from brightfield.volumes.volume import open_volume
@@ -25,7 +25,7 @@ from servers import program_of
 pytest.importorskip("neuroglancer", reason="needs Neuroglancer: pip install 'brightfield[view]'")
 
 from brightfield.viewing.choice import Filters, listed
-from brightfield.viewing.colours import LABEL_ALPHA, UNKNOWN_ALPHA, VERDICT_COLOURS_RGB
+from brightfield.viewing.colours import LABEL_ALPHA, UNKNOWN_ALPHA
 from brightfield.viewing.material import WorkingTree
 from brightfield.viewing.server import Opened, Show
 

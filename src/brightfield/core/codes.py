@@ -35,6 +35,8 @@ FULL_AXON_UM = 280.0
 NEURITE_LABELS = (Label.SOMA, Label.AXON, Label.BASAL_DENDRITE, Label.APICAL_DENDRITE)
 
 
+type Rgb = tuple[int, int, int]
+
 LABEL_COLOURS_RGB: dict[Label, tuple[int, int, int]] = {
     Label.BACKGROUND: (0, 0, 0),
     Label.SOMA: (230, 159, 0),
@@ -44,6 +46,11 @@ LABEL_COLOURS_RGB: dict[Label, tuple[int, int, int]] = {
     Label.UNKNOWN: (128, 128, 128),
 }
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
+
+
+def css(colour: Rgb) -> str:
+    """A colour as CSS writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 class MarkerKind(IntEnum):
@@ -69,6 +76,14 @@ class Verdict(StrEnum):
     ALONGSIDE = "ALONGSIDE"
     NOT_ON = "NOT ON"
     NO_DATA = "NO DATA"
+
+
+VERDICT_COLOURS_RGB: dict[Verdict, Rgb] = {
+    Verdict.ON: (42, 157, 92),
+    Verdict.ALONGSIDE: (224, 165, 38),
+    Verdict.NOT_ON: (230, 0, 0),
+    Verdict.NO_DATA: (181, 188, 196),
+}
 
 
 class Grade(StrEnum):

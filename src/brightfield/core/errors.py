@@ -16,18 +16,27 @@ BrightfieldError                 exit code 1
 ├── SplitError                   the split would leak, or would move a cell
 ├── CheckError                   a finding of severity ERROR forbids to go on
 └── CellFailures                 some cells failed; the others are finished
+
+`docs/reference/errors.md` has a section of each: what to do where one line is not enough.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+
+ERRORS_PAGE = "docs/reference/errors.md"
+_SAYS_IT_ALL = re.compile(r"\bdocs/[\w/-]+\.md\b|`(brightfield|dvc|git|pip) ")
+"""A message that names a page, or the command to run."""
 
 
 class BrightfieldError(Exception):
     """Root of all errors that are the world's fault or the user's, never ours."""
 
     exit_code = 1
+    has_more = False
+    """Whether `ERRORS_PAGE` says more than a message of this class can."""
 
 
 class ConfigError(BrightfieldError):
@@ -49,13 +58,19 @@ class InputError(BrightfieldError):
 class SkeletonError(InputError):
     """An SWC file that is not a skeleton."""
 
+    has_more = True
+
 
 class MarkerError(InputError):
     """A marker file that cannot be read."""
 
+    has_more = True
+
 
 class StackError(InputError):
     """An image plane or stack that cannot be read, or whose pixel size is unknown."""
+
+    has_more = True
 
 
 class TableError(InputError):
@@ -69,9 +84,13 @@ class FileError(InputError):
 class GridError(BrightfieldError):
     """A skeleton and an image grid that cannot belong together, or a grid that makes no sense."""
 
+    has_more = True
+
 
 class SourceError(BrightfieldError):
     """The data source refused a query or contradicted itself."""
+
+    has_more = True
 
 
 class TransferError(SourceError):
@@ -90,6 +109,8 @@ class TransferError(SourceError):
 class CapacityError(BrightfieldError):
     """The work would not fit the disk, the memory or the limit that was set."""
 
+    has_more = True
+
 
 class BusyError(BrightfieldError):
     """Another process is at work on the same files."""
@@ -98,16 +119,37 @@ class BusyError(BrightfieldError):
 class SplitError(BrightfieldError):
     """The split would leak between train and test, or would move a cell."""
 
+    has_more = True
+
 
 class CheckError(BrightfieldError):
     """A finding of severity ERROR forbids to go on."""
 
+    has_more = True
+
 
 class CellFailures(BrightfieldError):
     """Some cells failed; every other cell is finished and kept. Maps specimen id to the reason."""
+
+    has_more = True
 
     def __init__(self, stage: str, reasons: Mapping[int, str], *, remedy: str) -> None:
         self.stage = stage
         self.reasons = dict(sorted(reasons.items()))
         rows = "\n".join(f"  {specimen_id}  {reason}" for specimen_id, reason in self.reasons.items())
         super().__init__(f"{stage}: {len(self.reasons)} cell(s) failed, the others are finished and kept\n{rows}\n{remedy}")
+
+
+def more_about(error: BrightfieldError) -> str:
+    """Where the documentation says more of an error, e.g. `docs/reference/errors.md#stackerror`; "" where its message says what to run."""
+    if not error.has_more or _SAYS_IT_ALL.search(str(error)):
+        return ""
+    return f"{ERRORS_PAGE}#{type(error).__name__.lower()}"
+
+
+def with_page(error: BrightfieldError) -> str:
+    """The message, and where the documentation says more: at the end of a line, or as a last line of several."""
+    text, page = str(error), more_about(error)
+    if not page:
+        return text
+    return f"{text}\nsee {page}" if "\n" in text else f"{text} (see {page})"

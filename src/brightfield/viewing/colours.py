@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from brightfield.core.codes import LABEL_COLOURS_RGB, Label, Reason, Verdict
-
-type Rgb = tuple[int, int, int]
+from brightfield.core.codes import LABEL_COLOURS_RGB, Label, Reason, Rgb, css
 
 UNKNOWN_ALPHA = 0.2
 """How much of an unknown voxel covers the stain."""
 LABEL_ALPHA = 0.5
-
-VERDICT_COLOURS_RGB: dict[Verdict, Rgb] = {
-    Verdict.ON: (42, 157, 92),
-    Verdict.ALONGSIDE: (224, 165, 38),
-    Verdict.NOT_ON: (230, 0, 0),
-    Verdict.NO_DATA: (181, 188, 196),
-}
 
 REASON_COLOURS_RGB: dict[Reason, Rgb] = {
     Reason.RIM: (86, 180, 233),
@@ -65,11 +56,6 @@ MARK_SHADER = """void main() {
   setPointMarkerSize(9.0);
 }
 """
-
-
-def css(colour: Rgb) -> str:
-    """A colour as CSS writes it."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def label_colours() -> dict[int, str]:

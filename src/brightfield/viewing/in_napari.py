@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.codes import Verdict
+from brightfield.core.codes import VERDICT_COLOURS_RGB, Verdict, css
 from brightfield.core.layout import REASON_GROUP
 from brightfield.core.space import Grid
 from brightfield.viewing import colours
@@ -44,7 +44,7 @@ def _layers(scene: Scene) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     classes = colours.label_colours()
     for code, lines in scene.skeleton.items():
         yield "vectors", _vectors(lines, scene.grid), {"name": f"skeleton {code}", "edge_color": classes[code], "edge_width": 0.3}
-    red = colours.css(colours.VERDICT_COLOURS_RGB[Verdict.NOT_ON])
+    red = css(VERDICT_COLOURS_RGB[Verdict.NOT_ON])
     if (not_on := scene.verdicts.get(Verdict.NOT_ON)) is not None:
         yield "vectors", _vectors(not_on, scene.grid), {"name": "NOT ON", "edge_color": red, "edge_width": 0.6}
     points = scene.grid.to_um([mark.at_zyx for mark in scene.marks])

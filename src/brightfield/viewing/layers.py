@@ -12,7 +12,7 @@ from typing import Any
 import neuroglancer
 import numpy as np
 
-from brightfield.core.codes import LABEL_NAMES, Label, Verdict
+from brightfield.core.codes import LABEL_NAMES, VERDICT_COLOURS_RGB, Label, Verdict, css
 from brightfield.core.layout import REASON_GROUP
 from brightfield.core.space import Grid, Triple
 from brightfield.viewing import colours
@@ -51,7 +51,7 @@ def _layers(scene: Scene, url: str) -> Iterator[tuple[str, Any]]:
     for number, extra in enumerate(scene.extras):
         yield extra.name, _extra(extra, scene.grid, url, f"extra{number}")
     yield "skeleton", _lines(f"{url}/skeleton", sorted(scene.skeleton), colours.label_colours())
-    tints = {VERDICT_CODES[verdict]: colours.css(colour) for verdict, colour in colours.VERDICT_COLOURS_RGB.items()}
+    tints = {VERDICT_CODES[verdict]: css(colour) for verdict, colour in VERDICT_COLOURS_RGB.items()}
     yield "alignment", _lines(f"{url}/alignment", [VERDICT_CODES[Verdict.NOT_ON]], tints, width=2 * _LINE_PX)
     yield "markers", _marks(scene)
     if scene.place is not None:

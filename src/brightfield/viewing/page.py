@@ -23,6 +23,7 @@ nav [hidden] { display: none }
 _SCRIPT = """
 const rows = [...document.querySelectorAll("nav a, nav span")];
 const links = [...document.querySelectorAll("nav a")];
+document.querySelector("a.shown")?.scrollIntoView({ block: "center" });
 for (const link of links)
   link.onclick = () => links.forEach((other) => other.classList.toggle("shown", other === link));
 document.querySelector("input").oninput = (event) => {
@@ -35,7 +36,7 @@ document.querySelector("input").oninput = (event) => {
 def html(rows: Sequence[Row], open_url: str, shown: str) -> str:
     """The page. open_url: what a specimen id is put behind, to open it. shown: the id of the cell that is open at first."""
     entries = "\n".join(_entry(row, open_url, shown) for row in rows)
-    find = '<input placeholder="filter: id, side, grade, finding" aria-label="filter">'
+    find = '<input placeholder="id, side, grade, finding" aria-label="filter">'
     frame = f'<iframe name="viewer" title="viewer" src="{escape(open_url + shown)}"></iframe>'
     head = f'<!doctype html><meta charset="utf-8"><title>brightfield view</title><style>{_STYLE}</style>'
     return f"{head}<nav>{find}{entries}</nav>{frame}<script>{_SCRIPT}</script>"

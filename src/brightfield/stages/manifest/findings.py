@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from brightfield.core.codes import Finding, Severity
-from brightfield.core.errors import CheckError
-
-if TYPE_CHECKING:
-    pass
-
+from brightfield.core.errors import ERRORS_PAGE, CheckError
 
 REBUILD = "rebuild with `dvc repro`, or fetch what was published with `dvc checkout`"
 
@@ -37,6 +31,7 @@ def as_text(findings: list[Finding], per_remedy: int = 3) -> str:
         if remedy:
             lines.append(f"        -> {remedy}")
     counts = ", ".join(f"{sum(f.severity is severity for f in findings)} {severity}" for severity in reversed(Severity))
+    lines += [f"what each means: {ERRORS_PAGE}#findings"] if findings else []
     return "\n".join([*lines, counts])
 
 

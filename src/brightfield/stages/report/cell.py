@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brightfield.core.codes import LABEL_NAMES, Label, Reason, Verdict
+from brightfield.core.codes import LABEL_NAMES, VERDICT_COLOURS_RGB, Label, Reason, css
 from brightfield.core.files import write_bytes, write_text
 from brightfield.core.layout import cell_page, image_store, label_store
 from brightfield.stages.report import figures
@@ -34,8 +34,6 @@ THUMBNAIL = "thumbnail.jpg"
 """The small picture beside the page; absent where the volumes are not there."""
 
 TEMPLATES = ("cell.html.j2", "macros.html.j2")
-
-VERDICT_COLOURS = {Verdict.ON: "#2a9d5c", Verdict.ALONGSIDE: "#e0a526", Verdict.NOT_ON: "#c8442b", Verdict.NO_DATA: "#b5bcc4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +96,8 @@ def _pictures(root: Path, cell: CellMaterial, folder: Path) -> Seen:
 def verdicts(lengths: Mapping[str, float]) -> list[Bar]:
     """Path length (um) by verdict, as shares of all of it."""
     whole = sum(lengths.values()) or 1.0
-    found = [(verdict, lengths.get(verdict.value, 0.0)) for verdict in VERDICT_COLOURS]
-    return [Bar(verdict.value, length(um), um / whole, VERDICT_COLOURS[verdict]) for verdict, um in found if um]
+    found = [(verdict, lengths.get(verdict.value, 0.0)) for verdict in VERDICT_COLOURS_RGB]
+    return [Bar(verdict.value, length(um), um / whole, css(VERDICT_COLOURS_RGB[verdict])) for verdict, um in found if um]
 
 
 def lengths_by_verdict(stretches: pd.DataFrame) -> dict[int, dict[str, float]]:

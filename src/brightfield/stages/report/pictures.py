@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.core.codes import LABEL_COLOURS_RGB, NEURITE_LABELS, Label
+from brightfield.core.codes import LABEL_COLOURS_RGB, NEURITE_LABELS, Label, css
 from brightfield.core.files import write_bytes
 from brightfield.core.space import Window
 from brightfield.volumes.volume import Volume
@@ -79,7 +79,7 @@ def save(pixels: Grey | Colours, path: Path, alt: str) -> Picture:
 
 def colour(label: Label) -> str:
     """A class' colour as CSS writes it."""
-    return "#{:02x}{:02x}{:02x}".format(*LABEL_COLOURS_RGB[label])
+    return css(LABEL_COLOURS_RGB[label])
 
 
 # ------------------------------------------------------------------------------------------------------------------- projections
