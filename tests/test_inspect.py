@@ -70,6 +70,30 @@ def test_what_would_not_be_taken_is_an_error_with_its_reason(home: Path, capsys:
     assert "the files do not say their voxel size along yx; set source.pixel_um" in text
 
 
+@pytest.mark.parametrize("away_um", [1e6, -9.9e6])
+def test_a_skeleton_that_a_build_would_refuse_is_named_and_not_drawn(
+    home: Path, away_um: float, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "look.png"
+    assert main(["inspect", str(home), "--png", str(picture)]) == 0
+    drawn = picture.read_bytes()
+    trace = cable(15.0, start_zyx_um=(1.0, 10.0, 4.0))
+    position = trace.position_zyx_um.copy()
+    position[-9:, 2] = away_um
+    (home / "cell.swc").write_bytes(format_swc(trace.moved_to(position)))
+    assert main(["inspect", str(home), "--png", str(picture)]) == 1
+    assert "error: not taken: node 8 of the SWC lies at" in capsys.readouterr().out
+    assert picture.read_bytes() != drawn
+    with Image.open(picture) as seen:
+        assert not np.ptp(np.asarray(seen), axis=2).any(), "grey: nothing is drawn in red"
+
+
+def test_a_soma_far_larger_than_the_picture_is_drawn_no_larger(tmp_path: Path) -> None:
+    (tmp_path / "one.swc").write_text("1 1 5 5 5 1000000 -1\n")
+    assert main(["inspect", str(tmp_path / "one.swc"), "--png", str(tmp_path / "look.png")]) == 0
+    assert (tmp_path / "look.png").is_file()
+
+
 def test_a_dark_background_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dark = VOXELS // 20
     dark[:, 40:60, 10:200] = 250

@@ -127,6 +127,7 @@ def test_a_bad_value_is_refused_with_key_value_and_what_is_allowed(key: str, val
         ({"image__chunk_zyx": [0, 128, 128]}, "list of 3 whole numbers >= 1"),
         ({"image__tile_px": 2048}, "a tile is larger than a shard"),
         ({"image__shard_zyx": [32, 640, 640], "image__tile_px": 256}, "cuts through tiles of 256 px"),
+        ({"image__shard_zyx": [32, 640, 640], "image__level": 1}, "cuts through tiles of 256 px, .* image.tile_px = 128"),
         ({"image__shard_zyx": [65536, 65536, 65536]}, "is 2.8e\\+14 voxels, more than"),
         ({"patches__size_zyx": [4096, 4096, 4096]}, "more than"),
         ({"patches__size_um": [1.0, 2.0]}, "three numbers"),

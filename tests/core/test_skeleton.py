@@ -193,6 +193,56 @@ def test_arrays_of_different_lengths_are_refused() -> None:
         Skeleton(np.array([1]), np.array([1]), np.zeros((2, 3)), np.ones(1), np.array([-1]))
 
 
+@pytest.mark.parametrize(
+    ("parent", "problem"),
+    [
+        ([0, 0, 1, 2], "node 4 .index 0. .* own ancestor"),
+        ([-1, 3, 1, 2], "node 5 .* own ancestor"),
+        ([1, 2, 0, 2], "node 4 .* own ancestor"),
+        ([1, 2, 3, 0], "node 4 .* own ancestor"),
+        ([-1, 0, 1, 3], "node 7 .* own ancestor"),
+        ([-1, 0, 1, 4], "node 7 .* no index of the 4 nodes"),
+        ([-2, 0, 1, 2], "node 4 .* no index"),
+        ([-1, 0, 2**62, 2], "node 6 .* no index"),
+    ],
+)
+def test_parents_that_are_no_forest_are_refused_before_anybody_follows_them(parent: list[int], problem: str) -> None:
+    with pytest.raises(SkeletonError, match=problem) as raised:
+        Skeleton([4, 5, 6, 7], [3] * 4, np.zeros((4, 3)), np.ones(4), parent)
+    assert "\n" not in str(raised.value)
+
+
+@given(st.lists(st.integers(-1, 7), min_size=8, max_size=8))
+def test_what_is_taken_comes_to_an_end_from_every_node(parent: list[int]) -> None:
+    def ends(node: int) -> bool:
+        for _ in parent:
+            node = parent[node] if node != -1 else -1
+        return node == -1
+
+    try:
+        skeleton = Skeleton(range(8), [3] * 8, np.zeros((8, 3)), np.ones(8), parent)
+    except SkeletonError:
+        assert not all(map(ends, range(8)))
+    else:
+        assert all(map(ends, range(8)))
+        assert skeleton.depth.max() < 8
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e10])
+@pytest.mark.parametrize("column", [0, 2, 3])
+def test_lengths_that_are_no_micrometres_are_refused(value: float, column: int) -> None:
+    lengths = np.ones((2, 4))
+    lengths[1, column] = value
+    with pytest.raises(SkeletonError, match=r"node 9 .* not a number of micrometres"):
+        Skeleton([8, 9], [1, 3], lengths[:, :3], lengths[:, 3], [-1, 0])
+
+
+def test_ids_twice_or_below_zero_and_negative_radii_are_refused() -> None:
+    for ids, radius in (([8, 8], 1.0), ([8, -1], 1.0), ([8, 9], -0.1)):
+        with pytest.raises(SkeletonError, match=r"\(index 1\) makes no skeleton"):
+            Skeleton(ids, [1, 3], np.zeros((2, 3)), [1.0, radius], [-1, 0])
+
+
 def test_skeletons_travel_between_processes() -> None:
     skeleton = parse_swc(Y_SHAPED)
     assert skeleton.tree is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,20 @@ def test_a_trace_in_voxels_is_read_with_its_unit_and_refused_without(tmp_path: P
     with pytest.raises(GridError, match=r"7\.swc: .* say --unit voxels") as caught:
         open_trace(tmp_path / "7.swc", grid)
     assert "(0.28, 0.1144, 0.1144) um" in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [1, 9])
+@pytest.mark.parametrize(("away_um", "radius_um"), [(1e6, 0.2), (-1e6, 0.2), (9.9e6, 0.2), (5.0, 1e6)])
+def test_a_trace_that_reaches_far_beyond_its_image_is_refused_before_it_is_cut_up(
+    tmp_path: Path, away_um: float, radius_um: float, n: int
+) -> None:
+    trace = cable(30.0)
+    position, radius = trace.position_zyx_um.copy(), trace.radius_um.copy()
+    position[-n:, 2], radius[-n:] = away_um, radius_um
+    write_swc(replace(trace, position_zyx_um=position, radius_um=radius), tmp_path / "7.swc")
+    with pytest.raises(GridError, match=rf"7\.swc: node {32 - n} of the SWC .*\({n} such node.*--unit") as caught:
+        open_trace(tmp_path / "7.swc", GRID)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------------------------- finding files

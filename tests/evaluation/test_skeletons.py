@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brightfield.core.errors import GridError
 from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.core.swc import parse_swc
 from brightfield.evaluation import skeletons as paths
@@ -124,6 +127,18 @@ def test_the_truth_is_at_no_distance_of_itself(skeleton: Skeleton) -> None:
     found = paths.spatial_distance(skeleton, skeleton)
     assert found.ssd_um == 0.0
     assert found.f1 == 1.0
+
+
+@pytest.mark.parametrize("cut", [paths.pieces_of, paths.sampled])
+def test_path_of_more_pieces_than_a_neuron_has_is_refused_before_any_is_made(cut: Callable[[Skeleton], object]) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(GridError, match="pieces is no neuron's"):
+            cut(cable(9e6, step_um=9e6))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    cut(cable(1e4, step_um=1e4))
 
 
 # ------------------------------------------------------------------------------------------------------ segments of nodes

@@ -184,13 +184,17 @@ SMALLEST_TILE = 8
 
 
 def tile_of(image: ImageConfig) -> int:
-    """Side of a tile in downloaded pixels: `image.tile_px`, or where that is 0 what suits.
+    """Side of a tile in downloaded pixels: `image.tile_px`, or where that is 0 what suits and fits whole into a shard."""
+    return image.tile_px or math.gcd(suited_tile(image), *image.shard_zyx[1:])
+
+
+def suited_tile(image: ImageConfig) -> int:
+    """The side of a tile that suits, in downloaded pixels.
 
     That is 512 pixels of full resolution, but at least 64 downloaded ones, as less costs a request all the same; 512 downloaded ones where
-    all pixels come anyway; and what fits whole into the rows and columns of a shard.
+    all pixels come anyway.
     """
-    suits = 512 if image.coverage is CoverageKind.full else max(64, 512 >> image.level)
-    return image.tile_px or math.gcd(suits, *image.shard_zyx[1:])
+    return 512 if image.coverage is CoverageKind.full else max(64, 512 >> image.level)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from brightfield.config.options import SMALLEST_TILE, Config, SomaOutline, SourceConfig, SourceKind, SplitStrategy, tile_of
+from brightfield.config.options import SMALLEST_TILE, Config, SomaOutline, SourceConfig, SourceKind, SplitStrategy, suited_tile, tile_of
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
 from brightfield.core.urls import is_public, public_text
@@ -250,6 +250,11 @@ def _image_rules(config: Config) -> Iterator[str]:
         yield (
             f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {tile} px (image.tile_px): "
             "rows and columns of a shard are multiples of that"
+        )
+    elif not image.tile_px and tile < min(suited_tile(image), *image.shard_zyx[1:]):
+        yield (
+            f"image.shard_zyx = {image.shard_zyx} cuts through tiles of {suited_tile(image)} px, which suit level and coverage: choose "
+            f"multiples of that, or image.tile_px = {tile}, which makes more and smaller requests"
         )
 
 

@@ -20,6 +20,9 @@ type Reals = NDArray[np.float64]
 ROOT = -1
 """The parent of a root, in the file and in `Skeleton.parent`."""
 
+FARTHEST_UM = 1e10
+"""No length of a skeleton is larger: voxel numbers of any grid, and squares, stay numbers."""
+
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:
@@ -33,7 +36,7 @@ class Skeleton:
     - findings: what is odd about the file but leaves it readable.
 
     Two skeletons are equal when their five arrays are. Whatever is numbered (trees, stretches) is numbered by node id, so that an
-    answer never depends on the order of the lines.
+    answer never depends on the order of the lines. Raises SkeletonError for arrays that are no forest of finite nodes.
     """
 
     node_id: Indices
@@ -51,6 +54,22 @@ class Skeleton:
                 raise SkeletonError(f"a skeleton of {n} nodes needs {name} of shape {(n, *shape)}, found {array.shape}")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise SkeletonError for arrays that no graph can be walked in."""
+        lengths_um = np.column_stack([self.position_zyx_um, self.radius_um])
+        self._refuse(~np.all(np.abs(lengths_um) < FARTHEST_UM, axis=1), "its position or radius is not a number of micrometres")
+        self._refuse(self.radius_um < 0, "its radius is negative")
+        first = np.unique(self.node_id, return_index=True)[1]
+        self._refuse((self.node_id < 0) | ~np.isin(np.arange(len(self)), first), "its id is negative or that of another node")
+        self._refuse((self.parent < ROOT) | (self.parent >= len(self)), f"its parent is no index of the {len(self)} nodes, and not {ROOT}")
+        self._refuse(np.isin(np.arange(len(self)), on_cycles(self.parent)), "it is its own ancestor")
+
+    def _refuse(self, bad: NDArray[np.bool_], problem: str) -> None:
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise SkeletonError(f"node {self.node_id[row]} (index {row}) makes no skeleton: {problem}; correct the arrays")
 
     def __len__(self) -> int:
         return len(self.node_id)
@@ -240,6 +259,16 @@ def norm(step: Reals) -> Reals:
     """Euclidean length of rows, written out: the same bits on every machine, which a BLAS norm does not promise."""
     length: Reals = np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1] + step[:, 2] * step[:, 2])
     return length
+
+
+def on_cycles(parent: Indices) -> Indices:
+    """Indices of nodes that are their own ancestors, one for every node above which no root is; by doubling, in log2(n) steps."""
+    n = len(parent)
+    link = np.append(np.where(parent == ROOT, n, parent), n)
+    for _ in range(n.bit_length()):
+        link = link[link]
+    found: Indices = link[link != n]
+    return found
 
 
 def _follow(link: Indices) -> Indices:

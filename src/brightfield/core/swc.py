@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from brightfield.core.codes import Finding, Label, Severity
 from brightfield.core.errors import SkeletonError
 from brightfield.core.files import write_bytes
-from brightfield.core.skeleton import ROOT, Indices, Skeleton, norm
+from brightfield.core.skeleton import ROOT, Indices, Skeleton, norm, on_cycles
 from brightfield.core.soma import with_one_soma
 from brightfield.core.space import Grid
 from brightfield.core.swc_convention import SwcConvention
@@ -83,13 +83,9 @@ def _parent_index(text: SwcText, node_id: Indices, parent_id: Indices) -> Indice
 
 
 def _refuse_cycles(text: SwcText, node_id: Indices, parent: Indices) -> None:
-    n = len(parent)
-    link = np.append(np.where(parent == ROOT, n, parent), n)
-    for _ in range(n.bit_length()):
-        link = link[link]
-    on_cycle = link[:n][link[:n] != n]
-    if len(on_cycle):
-        row = int(on_cycle.min())
+    found = on_cycles(parent)
+    if len(found):
+        row = int(found.min())
         members = [row]
         while (up := int(parent[members[-1]])) != row:
             members.append(up)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
 from brightfield.core.errors import GridError, InputError, StackError
+from brightfield.core.reach import beyond_reach
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Triple, Window
 from brightfield.core.swc import read_swc
@@ -112,7 +113,7 @@ def _endings() -> str:
 def open_trace(path: Path, grid: Grid, unit: str = "um") -> Skeleton:
     """A trace in the frame of the stack, um. unit: ``um``, or ``voxels`` of `grid` (as `brightfield` exports them).
 
-    Raises SkeletonError for what is no SWC, GridError for a trace that lies mostly outside the image.
+    Raises SkeletonError for what is no SWC, GridError for a trace that lies mostly outside the image or reaches far beyond it.
     """
     trace = read_swc(path)
     if unit == "voxels":
@@ -120,6 +121,8 @@ def open_trace(path: Path, grid: Grid, unit: str = "um") -> Skeleton:
     inside = np.mean(grid.contains(trace.position_zyx_um))
     if inside < 0.5:
         raise GridError(f"{path}: {_misplaced(trace, grid, unit, float(inside))}")
+    if problem := beyond_reach(trace, grid):
+        raise GridError(f"{path}: {problem}; correct the trace, or say its unit (--unit)")
     return trace
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
+from brightfield.core.errors import GridError
 from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.evaluation.runlength import NO_SEGMENT
 from brightfield.evaluation.voxels import harmonic_mean, ratio
@@ -22,6 +23,9 @@ TOLERANCE_UM = 2.0
 
 STEP_UM = 0.5
 """Longest piece that paths are cut into."""
+
+MOST_PIECES = 1 << 22
+"""Pieces of two metres of path: what lies far away is refused before it is cut up."""
 
 _SAME_UM = 1e-6
 
@@ -236,7 +240,9 @@ def tree_of_nodes(truth: Skeleton, trace: Skeleton, tolerance_um: float = TOLERA
 
 
 def _numbered(counts: Indices) -> tuple[Indices, Indices]:
-    """For counts 2, 1, 3: rows 0 0 1 2 2 2 and numbers 0 1 0 0 1 2."""
+    """For counts 2, 1, 3: rows 0 0 1 2 2 2 and numbers 0 1 0 0 1 2. Raises GridError for more rows than any neuron has."""
+    if counts.sum() > MOST_PIECES:
+        raise GridError(f"a path of {counts.sum()} pieces is no neuron's, {MOST_PIECES} are the most; look for nodes that lie far away")
     row = np.repeat(np.arange(len(counts)), counts)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
 

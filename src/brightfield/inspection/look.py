@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from brightfield.core.codes import LABEL_NAMES, Finding, Severity
 from brightfield.core.errors import BrightfieldError, SourceError
+from brightfield.core.reach import beyond_reach
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, stack_grid, swc_to_stack_um
 from brightfield.core.swc import parse_swc
@@ -188,11 +189,24 @@ def _skeleton(found: Inspection, system: AbstractFileSystem, entry: Entry, confi
     found.skeleton = {"file": entry.name, **_skeleton_facts(skeleton)}
     found.findings += skeleton.findings
     if found.grid is not None:
-        inside = found.grid.contains(swc_to_stack_um(skeleton.position_zyx_um, found.grid, config.swc_origin.value)).mean()
-        found.skeleton["in the stack"] = f"{inside:.1%} of the nodes"
-        if inside < 1:
-            remedy = "check voxel size, source.swc_unit, source.swc_axes and the frame of the SWC"
-            found.findings.append(Finding(Severity.WARNING, "frame", f"{1 - inside:.1%} of the nodes lie outside the stack", remedy=remedy))
+        _place(
+            found,
+            found.skeleton,
+            skeleton.moved_to(swc_to_stack_um(skeleton.position_zyx_um, found.grid, config.swc_origin.value)),
+            found.grid,
+        )
+
+
+def _place(found: Inspection, facts: dict[str, Any], placed: Skeleton, stack: Grid) -> None:
+    """How a skeleton lies to the stack; one that a build would refuse is not drawn."""
+    inside = stack.contains(placed.position_zyx_um).mean()
+    facts["in the stack"] = f"{inside:.1%} of the nodes"
+    remedy = "check voxel size, source.swc_unit, source.swc_axes and the frame of the SWC"
+    if inside < 1:
+        found.findings.append(Finding(Severity.WARNING, "frame", f"{1 - inside:.1%} of the nodes lie outside the stack", remedy=remedy))
+    if problem := beyond_reach(placed, stack):
+        found.traced = None
+        found.findings.append(Finding(Severity.ERROR, "skeleton", f"not taken: {problem}", remedy=remedy))
 
 
 def _skeleton_facts(skeleton: Skeleton) -> dict[str, Any]:

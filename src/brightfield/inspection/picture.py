@@ -46,4 +46,5 @@ def _draw(canvas: Image.Image, skeleton: Skeleton, scale_um: float, origin_yx_um
             pen.line([*points[parent], *points[child]], fill=_RED)
     if skeleton.soma is not None:
         (x, y), radius = points[skeleton.soma], skeleton.radius_um[skeleton.soma] / scale_um
+        radius = min(radius, 2 * PICTURE_PX)  # a larger circle leaves the picture on all sides
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=_RED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from brightfield.config.options import LabelsConfig
 from brightfield.core.codes import Label, Reason, Verdict
+from brightfield.core.errors import CapacityError
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Shape, download_grid
 from brightfield.raster.cones import cones_of, spans_of
@@ -23,6 +25,7 @@ from brightfield.stages.rasterize.chunks import Boxes
 from brightfield.stages.rasterize.evidence import Evidence, Traced, evidence_of, moved
 from brightfield.stages.rasterize.labels import write_labels
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, without
+from brightfield.stages.rasterize.optics import Stain
 from brightfield.stages.rasterize.plan import LabelPlan
 from brightfield.stages.rasterize.somata import Body
 from brightfield.testing.skeletons import cable
@@ -335,3 +338,43 @@ def test_rules_about_the_image_are_named_only_where_it_was_looked_at(tmp_path: P
         write_labels(path, lines(), LINE, LabelPlan(), LabelsConfig(evidence=evident))
         rules = open_volume(path).attributes["labels"]
         assert ("evidence" in rules, "soma" in rules) == (evident, evident)
+
+
+# ------------------------------------------------------------------------------------------------------------------ extremes
+
+
+def _thick(radius_um: float, *, kind: int = 3, n: int = 2, step_um: float = 20.0) -> Skeleton:
+    position = np.array([(5.0, 20.0, 20.0 + step_um * (i % 2)) for i in range(n)])
+    return Skeleton(np.arange(n), [kind] * n, position, [radius_um] * n, [-1] + [0] * (n - 1))
+
+
+@pytest.mark.parametrize("radius_um", [100.0, 900.0])
+def test_a_tube_or_soma_as_thick_as_the_stack_is_few_pieces_with_all_its_mass(radius_um: float) -> None:
+    for skeleton, volume_um3 in (
+        (_thick(radius_um), np.pi * radius_um**2 * 20),
+        (_thick(radius_um, kind=1, n=1), 4 / 3 * np.pi * radius_um**3),
+    ):
+        stain = Stain.of(skeleton, LINE)
+        for pieces in (stain.near, stain.far):
+            assert len(pieces) < 10_000
+            assert pieces[:, 3].sum() == pytest.approx(volume_um3)
+
+
+def test_a_neurite_is_cut_as_finely_as_its_voxels_ask() -> None:
+    pieces = Stain.of(_thick(0.25), LINE).near
+    assert len(pieces) == np.ceil(20 / (0.6 * LINE.voxel_size_zyx_um[2]))
+
+
+def _somata(n: int) -> Skeleton:
+    return Skeleton(np.arange(n), [1] * n, np.full((n, 3), 20.0), [24.0] * n, [-1] * n)
+
+
+@pytest.mark.parametrize("skeleton", [_thick(24.0, n=6000), _somata(1500), _thick(0.2, n=12, step_um=9e5)])
+def test_more_pieces_than_memory_is_meant_for_are_refused_before_they_are_made(skeleton: Skeleton) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(CapacityError, match="pieces, 16777216 are the most"):
+            Stain.of(skeleton, LINE)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()

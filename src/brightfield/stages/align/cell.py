@@ -50,7 +50,7 @@ def align_cell(specimen_id: int, skeleton: Skeleton, pixels: Pixels, gates: Alig
 
     Reads each part of the stack once, computes stretch by stretch.
     """
-    refuse_far(skeleton.node_id, skeleton.position_zyx_um, skeleton.radius_um, pixels.grid)
+    refuse_far(skeleton, pixels.grid)
     measured = _Measured(skeleton, pixels.holding(), gates)
     paths = list(stretches_of(skeleton, gates.stretch_um, r_min_um))
     draws = np.random.Generator(np.random.PCG64(specimen_id)).random((len(paths), N_PLACEMENTS, 5))

@@ -138,9 +138,9 @@ def plan_cell(
     else:
         if skeleton is None:
             raise GridError(f"cell {cell.specimen_id}: coverage={image.coverage} needs a skeleton; use image.coverage=full for this cell")
-        position_zyx_um = swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, swc_origin.value)
-        refuse_far(skeleton.node_id, position_zyx_um, skeleton.radius_um, cell.stack.grid)
-        kinds = _kinds(cell.specimen_id, grid, usable, position_zyx_um, skeleton.parent, image, projection)
+        placed = skeleton.moved_to(swc_to_stack_um(skeleton.position_zyx_um, cell.stack.grid, swc_origin.value))
+        refuse_far(placed, cell.stack.grid)
+        kinds = _kinds(cell.specimen_id, grid, usable, placed.position_zyx_um, placed.parent, image, projection)
     return plan_of_tiles(cell.specimen_id, cell.stack, _frame(cell.specimen_id, kinds, grid, tile, cell.stack.bits // 8), image)
 
 

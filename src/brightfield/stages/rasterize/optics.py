@@ -19,7 +19,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
+from brightfield.core.errors import CapacityError
 from brightfield.core.portable import exp
+from brightfield.core.skeleton import norm
 from brightfield.raster.cones import cones_of
 from brightfield.stages.rasterize.bands import Boxes, Plane
 
@@ -37,6 +39,9 @@ _COARSE = 2
 _COARSE_SPACING_UM = 1.5
 _LAYER_UM = 0.5
 _SOMA_LATTICE_UM = 0.9
+_THICK_UM, _STEPS_OF_RADIUS = 25.0, 12
+"""What has a larger radius, as no neuron has, is cut into pieces of that share of its radius."""
+_MOST_PIECES = 1 << 24
 _SUPPORT = 3.2
 _RING_WIDTH = 0.55
 _SOFT_CAP = 2.0
@@ -124,17 +129,31 @@ def _groups(skeleton: Skeleton) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _pieces(skeleton: Skeleton, group: NDArray[np.int64], spacing_um: float) -> Pieces:
-    cones = cones_of(skeleton, 0.0, "capsule")
-    found = [_cut(cones.geometry, group, spacing_um)]
-    for root in np.flatnonzero((skeleton.parent < 0) & (skeleton.label == Label.SOMA)).tolist():
-        position = skeleton.position_zyx_um[root]
-        found.append(_ball(position, float(skeleton.radius_um[root]), int(group[root]), max(spacing_um, _SOMA_LATTICE_UM)))
-    pieces = np.concatenate(found)
+    cones = cones_of(skeleton, 0.0, "capsule").geometry
+    roots = np.flatnonzero((skeleton.parent < 0) & (skeleton.label == Label.SOMA))
+    balls_um = max(spacing_um, _SOMA_LATTICE_UM)
+    _refuse_too_many(cones, skeleton.radius_um[roots], spacing_um, balls_um)
+    balls = [_ball(skeleton.position_zyx_um[root], float(skeleton.radius_um[root]), int(group[root]), balls_um) for root in roots]
+    pieces = np.concatenate([_cut(cones, group, spacing_um), *balls])
     return pieces[np.argsort(pieces[:, 0], kind="stable")]
+
+
+def _refuse_too_many(cones: NDArray[np.float64], ball_um: NDArray[np.float64], spacing_um: float, balls_um: float) -> None:
+    """Raise CapacityError for tubes and balls of more pieces than memory is meant for, before any is made."""
+    length_um, radius_um = norm(cones[:, 4:7] - cones[:, :3]), np.maximum(cones[:, 3], cones[:, 7])
+    tubes = np.ceil(length_um / spacing_um) * np.ceil(2 * np.minimum(radius_um, _THICK_UM) / _LAYER_UM)
+    balls = (2 * np.ceil(np.minimum(ball_um, _THICK_UM) / balls_um) + 1) ** 3
+    n_pieces = float(tubes.sum() + balls.sum())
+    if n_pieces > _MOST_PIECES:
+        raise CapacityError(
+            f"the stain of {length_um.sum():.0f} um of path as thick as this takes {n_pieces:.3g} pieces, {_MOST_PIECES} are the most; "
+            "correct the radii of the SWC, choose a larger image.level, or set labels.evidence=false"
+        )
 
 
 def _ball(centre: NDArray[np.float64], radius_um: float, group: int, spacing_um: float) -> Pieces:
     """A filled ball as a lattice of pieces."""
+    spacing_um = max(spacing_um, _coarse(radius_um))
     steps = np.arange(-ceil(radius_um / spacing_um), ceil(radius_um / spacing_um) + 1) * spacing_um
     offset = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     offset = offset[(offset * offset).sum(axis=1) < radius_um * radius_um]
@@ -147,6 +166,12 @@ def _ball(centre: NDArray[np.float64], radius_um: float, group: int, spacing_um:
 
 
 @njit(cache=True, nogil=True)
+def _coarse(radius_um: float) -> float:
+    """The least spacing of what is too thick to be cut finely; 0 for neurons."""
+    return radius_um / _STEPS_OF_RADIUS if radius_um > _THICK_UM else 0.0
+
+
+@njit(cache=True, nogil=True)
 def _cut(cones: Any, group: Any, spacing_um: float) -> Any:
     """Edges as pieces no farther apart than the spacing; thick ones in layers along z, each as wide as its chord."""
     out = np.empty((1024, 6), np.float64)
@@ -154,11 +179,12 @@ def _cut(cones: Any, group: Any, spacing_um: float) -> Any:
     for e in range(len(cones)):
         z, y, x = cones[e, 4] - cones[e, 0], cones[e, 5] - cones[e, 1], cones[e, 6] - cones[e, 2]
         length = np.sqrt(z * z + y * y + x * x)
-        count = int(np.ceil(length / spacing_um))
+        coarse = _coarse(max(cones[e, 3], cones[e, 7]))
+        count = int(np.ceil(length / max(spacing_um, coarse)))
         for k in range(count):
             t = (k + 0.5) / count
             radius = cones[e, 3] + t * (cones[e, 7] - cones[e, 3])
-            layers = 1 if radius < 0.3 else int(np.ceil(2.0 * radius / _LAYER_UM))
+            layers = 1 if radius < 0.3 else int(np.ceil(2.0 * radius / max(_LAYER_UM, coarse)))
             if filled + layers > len(out):
                 out = np.concatenate((out, np.empty_like(out)))
             total = 0.0
