@@ -180,6 +180,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _versions_in(python: str) -> dict[str, str]:
+    """Of cellmap-data and the zarr that it reads with."""
+    script = "from importlib.metadata import version; print(version('cellmap-data'), version('zarr'))"
+    found = subprocess.run([python, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    return dict(zip(("cellmap-data", "zarr of cellmap-data"), found, strict=True))
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,6 +211,7 @@ def main() -> None:
     }
     if args.cellmap:
         results["samples"]["cellmap-data (Zarr v2 copy)"] = {"per_cpu_s": cellmap(args.root, boxes, args.repeats, args.cellmap)}
+        results["versions"] |= _versions_in(args.cellmap)
     ours, other = (results["read"][name]["per_cpu_s"] for name in ("reader_of", "tensorstore"))
     results["ratio_to_tensorstore"] = ours / other
     for group in ("read", "samples", "targets"):

@@ -50,14 +50,21 @@ class Runs:
         return ratio(self.perfect_um2, self.path_um)
 
 
-def run_lengths(edges: NDArray[np.int64], length_um: NDArray[np.float64], skeleton: NDArray[np.int64], segment: NDArray[np.int64]) -> Runs:
+def run_lengths(
+    edges: NDArray[np.int64],
+    length_um: NDArray[np.float64],
+    skeleton: NDArray[np.int64],
+    segment: NDArray[np.int64],
+    apart: NDArray[np.int64] | None = None,
+) -> Runs:
     """Run lengths, splits and merges of true skeletons in predicted segments.
 
     edges: (m, 2) node indices. length_um: (m,). skeleton: (n,) number of each node's skeleton. segment: (n,) number of the segment that
-    each node lies in, `NO_SEGMENT` where in none. Nodes without an edge count for merges too, as in funlib.
+    each node lies in, `NO_SEGMENT` where in none. apart: (n,) number of the object that each node belongs to when merges are counted: one
+    or more whole skeletons (default: each is one). Nodes without an edge count for merges too, as in funlib.
     """
     first, second = segment[edges[:, 0]], segment[edges[:, 1]]
-    merging = merging_segments(skeleton, segment)
+    merging = merging_segments(skeleton if apart is None else apart, segment)
     omitted = (first == NO_SEGMENT) | (second == NO_SEGMENT)
     split = ~omitted & (first != second)
     merged = ~omitted & ~split & np.isin(first, merging)

@@ -14,6 +14,7 @@ from brightfield.core.errors import ConfigError, InputError, StackError
 from brightfield.core.skeleton import ROOT, Skeleton
 from brightfield.core.space import Window
 from brightfield.evaluation import skeletons as paths
+from brightfield.evaluation.connectivity import Connectivity
 from brightfield.evaluation.predictions import TRACE_SUFFIX, VoxelPrediction, open_trace, open_volume_prediction, prediction_files
 from brightfield.evaluation.runlength import Runs, run_lengths
 from brightfield.evaluation.skeletons import Distance, Fit
@@ -38,13 +39,14 @@ from brightfield.evaluation.voxels import (
 
 @dataclass(frozen=True)
 class VoxelScore:
-    """A volume's hits by group, and those of its centreline; they add up over cells."""
+    """A volume's hits by group, those of its centreline, and the run lengths of its neurites; they add up over cells."""
 
     voxels: dict[str, Counts] = field(default_factory=dict)
     centreline: dict[str, Counts] = field(default_factory=dict)
+    runs: Runs = field(default_factory=Runs)
 
     def __add__(self, other: VoxelScore) -> VoxelScore:
-        return VoxelScore(_added(self.voxels, other.voxels), _added(self.centreline, other.centreline))
+        return VoxelScore(_added(self.voxels, other.voxels), _added(self.centreline, other.centreline), self.runs + other.runs)
 
 
 @dataclass(frozen=True)
@@ -170,21 +172,23 @@ def groups_of(prediction: VoxelPrediction, truth: Truth) -> tuple[str, ...]:
 
 
 def score_volume(prediction: VoxelPrediction, truth: Truth) -> VoxelScore:
-    """Score a volume block by block: memory does not grow with it."""
+    """Score a volume block by block: memory does not grow with it (but see `components`)."""
     if truth.kind == "inside" and not prediction.is_mask:
         prediction = _as_mask(prediction)
     groups, voxels = groups_of(prediction, truth), truth.on_level(prediction.level)
     table = np.zeros((N_CODES, N_CODES), np.int64)
     lines: dict[str, Counts] = {}
+    connectivity = Connectivity(truth, voxels)
     for window in voxels.blocks():
-        codes = voxels.codes(window)
+        codes, axes, predicted = voxels.codes(window), voxels.axes(window), prediction.read(window)
+        connectivity.add(window, codes, axes, predicted)
         if (codes == LEFT_OUT).all():
             continue
-        predicted = prediction.read(window)
         table += confusion(codes, predicted)
-        lines = _added(lines, _centreline_counts(prediction, predicted, voxels, codes, window, truth.known))
+        lines = _added(lines, _centreline_counts(prediction, predicted, voxels, (codes, axes), window, truth.known))
     _refuse_mask_read_as_soma(table)
-    return VoxelScore({group: counts_of(table, group, truth.known) for group in groups}, {g: lines[g] for g in groups if g in lines})
+    counts = {group: counts_of(table, group, truth.known) for group in groups}
+    return VoxelScore(counts, {group: lines[group] for group in groups if group in lines}, connectivity.runs())
 
 
 def _refuse_mask_read_as_soma(table: NDArray[np.int64]) -> None:
@@ -201,10 +205,16 @@ def _as_mask(prediction: VoxelPrediction) -> VoxelPrediction:
 
 
 def _centreline_counts(
-    prediction: VoxelPrediction, predicted: NDArray[np.uint8], voxels: TruthVoxels, codes: NDArray[np.uint8], window: Window, known: Known
+    prediction: VoxelPrediction,
+    predicted: NDArray[np.uint8],
+    voxels: TruthVoxels,
+    codes_and_axes: tuple[NDArray[np.uint8], NDArray[np.bool_]],
+    window: Window,
+    known: Known,
 ) -> dict[str, Counts]:
     """A block's part of clDice: true axes that are found, and axes of the prediction that are right."""
-    axes = voxels.axes(window) & (codes != LEFT_OUT)
+    codes, axes = codes_and_axes
+    axes = axes & (codes != LEFT_OUT)
     true, seen = codes[axes], predicted[axes]
     lines = _lines(prediction, voxels, window) if predicted.any() else {}
     counts = {}

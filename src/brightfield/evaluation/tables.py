@@ -9,7 +9,9 @@ from operator import add
 from typing import Any
 
 from brightfield.core.codes import Split
+from brightfield.evaluation.runlength import Runs
 from brightfield.evaluation.scoring import CellScore, Score, TraceScore, VoxelScore
+from brightfield.evaluation.voxels import NEURITE
 
 POOLED = "all"
 """The name of what is pooled over all cells."""
@@ -29,7 +31,7 @@ def as_text(scores: Sequence[CellScore]) -> str:
     named = [(f"{cell.specimen_id} ({cell.split})", cell.score) for cell in scores]
     if len(scores) > 1:
         named += [(name, score) for name, score in pooled(scores) if name == POOLED or len(_sides(scores)) > 1]
-    voxels = [(name, row) for name, score in named if isinstance(score, VoxelScore) for row in _voxel_rows(score)]
+    voxels = [(name, row) for name, score in named if isinstance(score, VoxelScore) for row in _with_runs(score)]
     traces = [(name, _trace_row(score)) for name, score in named if isinstance(score, TraceScore)]
     return "\n\n".join(_table(rows) for rows in (voxels, traces) if rows)
 
@@ -67,19 +69,30 @@ def _voxel_rows(score: VoxelScore) -> list[Row]:
     return rows
 
 
+def _with_runs(score: VoxelScore) -> list[Row]:
+    """Run lengths are those of all neurites together."""
+    runs = _run_row(score.runs)
+    return [row | (runs if row["class"] == NEURITE else dict.fromkeys(runs)) for row in _voxel_rows(score)]
+
+
 def _trace_row(score: TraceScore) -> Row:
     return {
         "precision": score.precision,
         "recall": score.recall,
         "f1": score.f1,
-        "erl_um": score.runs.erl_um,
-        "largest_erl_um": score.runs.largest_erl_um,
-        "splits": score.runs.n_split,
-        "merges": score.runs.n_merges,
+        **_run_row(score.runs),
         "ssd_um": score.distance.ssd_um,
         "length_error": score.length_error,
         "bifurcation_error": score.bifurcation_error,
     }
+
+
+def _run_row(runs: Runs) -> Row:
+    return {"erl_um": runs.erl_um, "largest_erl_um": runs.largest_erl_um, "splits": runs.n_split, "merges": runs.n_merges}
+
+
+def _edge_counts(runs: Runs) -> dict[str, int]:
+    return {name: getattr(runs, name) for name in ("n_correct", "n_split", "n_merged", "n_omitted")}
 
 
 def _document(score: Score) -> dict[str, Any]:
@@ -96,16 +109,15 @@ def _volume_document(score: VoxelScore) -> dict[str, Any]:
             None if line is None else {"precision": line.precision, "recall": line.recall} | {n: getattr(line, n) for n in line.__slots__}
         )
         classes[group] = row | {"voxels": behind, "centreline": centreline}
-    return {"kind": "voxels", "classes": classes}
+    return {"kind": "voxels", "classes": classes, "run_lengths": _run_row(score.runs) | _edge_counts(score.runs)}
 
 
 def _trace_document(score: TraceScore) -> dict[str, Any]:
-    runs, distance = score.runs, score.distance
-    edges = {name: getattr(runs, name) for name in ("n_correct", "n_split", "n_merged", "n_omitted")}
+    distance = score.distance
     lengths = {name: getattr(score, name) for name in ("true_um", "found_um", "right_um", "wrong_um")}
     counts = {"n_bifurcations": score.n_bifurcations, "n_bifurcations_traced": score.n_bifurcations_traced}
     ssd = {"ssd_recall": distance.of_truth.share_near, "ssd_precision": distance.of_trace.share_near, "ssd_f1": distance.f1}
-    return {"kind": "trace", **_trace_row(score), **ssd, **lengths, **edges, **counts}
+    return {"kind": "trace", **_trace_row(score), **ssd, **lengths, **_edge_counts(score.runs), **counts}
 
 
 # ------------------------------------------------------------------------------------------------------------------------- text

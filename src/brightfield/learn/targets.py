@@ -18,12 +18,12 @@ from brightfield.core.codes import Label
 from brightfield.core.errors import ConfigError
 from brightfield.core.space import Grid, Window
 from brightfield.learn.cells import DrawingRules, Graph
-from brightfield.learn.fields import affinities, blobs, direction_field, hide_unknown
+from brightfield.learn.fields import affinities, draw_blobs, draw_direction, empty_field
 from brightfield.learn.turn import Turn
 from brightfield.raster import runs
 from brightfield.raster.cones import spans_of
 from brightfield.raster.lines import lines_of
-from brightfield.raster.voxels import BAND_UM, distance
+from brightfield.raster.voxels import BAND_UM, lower_to_distance
 
 type Array = NDArray[Any]
 
@@ -165,8 +165,9 @@ class Distance(_Plain):
 
     def draw(self, scene: Scene) -> Array:
         """See the class."""
-        field = distance(scene.graph.cones, scene.grid, scene.window, band_um=self.band_um, threads=1)
-        return hide_unknown(scene.codes, field)
+        field: Array = empty_field(scene.codes, self.band_um)[0]
+        lower_to_distance(field, scene.graph.cones, scene.grid, scene.window, band_um=self.band_um, threads=1)
+        return field
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ class Direction(_Plain):
 
     def draw(self, scene: Scene) -> Array:
         """See the class."""
-        return hide_unknown(scene.codes, direction_field(scene.strokes, scene.graph.cones, scene.grid, scene.window))
+        field = empty_field(scene.codes, 0.0, 3)
+        draw_direction(scene.strokes, scene.graph.cones, scene.grid, scene.window, field)
+        return field
 
     def turned(self, drawn: Array, turn: Turn) -> Array:
         """See `Target`."""
@@ -228,8 +231,9 @@ class KeypointMaps(_Plain):
         """See the class."""
         points = scene.graph.keypoints
         height = np.where(points.natural, 1.0, np.nan).astype(np.float32)
-        maps = blobs(points.position_zyx_um, points.channel, height, self.sigma_um, scene.grid, scene.window, 3)
-        return hide_unknown(scene.codes, maps)
+        maps = empty_field(scene.codes, 0.0, 3)
+        draw_blobs(points.position_zyx_um, points.channel, height, self.sigma_um, scene.grid, scene.window, maps)
+        return maps
 
 
 TARGETS: dict[str, Target] = {

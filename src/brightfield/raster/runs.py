@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from brightfield.core.codes import Label, Reason
 from brightfield.raster.cones import Cones, grid_numbers
-from brightfield.raster.conic import axis_distance2, surface_distance
+from brightfield.raster.conic import axis_distance2, lower_row
 
 if TYPE_CHECKING:
     from brightfield.core.space import Grid, Shape, Window
@@ -283,18 +283,14 @@ def _paint(runs: Any, z0: int, y0: int, x0: int, out: Any) -> None:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def paint_distance(spans: Any, first_plane: int, cones: Any, grid: Any, band_um: float, z0: int, y0: int, x0: int, out: Any) -> None:
-    """Lower `out` (float32, um, beginning at voxel z0, y0, x0) to the signed distance of each span's cone, not below -band_um.
+    """Lower `out` (float32, um, beginning at voxel z0, y0, x0) to the signed distance of each span's cone, not below -band_um; NaN stays.
 
     first_plane: the plane of the grid that z counts from.
     """
     for i in range(len(spans)):
-        z, y, cone = spans[i, 0], spans[i, 1], cones[spans[i, 4]]
+        z, y, x, end = spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3]
         z_um, y_um = grid[0] + (first_plane + z) * grid[3], grid[1] + y * grid[4]
-        row = out[z - z0, y - y0]
-        for x in range(spans[i, 2], spans[i, 3]):
-            distance = max(surface_distance(cone, z_um, y_um, grid[2] + x * grid[5]), -band_um)
-            if distance < row[x - x0]:
-                row[x - x0] = distance
+        lower_row(cones[spans[i, 4]], z_um, y_um, grid[2], grid[5], x, -band_um, out[z - z0, y - y0, x - x0 : end - x0])
 
 
 @njit(cache=True, nogil=True)

@@ -74,9 +74,15 @@ def _adjacency(connect: int | None) -> int:
 
 def component_count(runs: Runs, connect: int) -> int:
     """Connected components of all the voxels in `runs`, whatever their values; `connect` is 6 or 26."""
+    return int(_count_heads(component_of(runs, connect)))
+
+
+def component_of(runs: Runs, connect: int = 26) -> NDArray[np.int64]:
+    """(n,) for each run the index of the first run of its component; `connect` is 6 or 26."""
     if len(runs) == 0:
-        return 0
-    return int(_count_components(runs, _row_table(runs)[0], connect == 26))
+        return np.empty(0, np.int64)
+    head: NDArray[np.int64] = _group_runs(runs, _row_table(runs)[0], connect == 26)
+    return head
 
 
 def loop_count(runs: Runs, n_components: int | None = None) -> int:
@@ -87,7 +93,7 @@ def loop_count(runs: Runs, n_components: int | None = None) -> int:
     if len(runs) == 0:
         return 0
     table, low = _row_table(runs)
-    n_solids = _count_components(runs, table, True) if n_components is None else n_components
+    n_solids = _count_heads(_group_runs(runs, table, True)) if n_components is None else n_components
     return int(n_solids + _count_cavities(runs, table, low) - _euler(runs, table))
 
 
@@ -168,7 +174,7 @@ def _join_rows(runs: Any, group: Any, i: int, i_end: int, j: int, j_end: int, re
 
 
 @njit(cache=True, nogil=True)
-def _count_components(runs: Any, table: Any, diagonal: bool) -> int:
+def _group_runs(runs: Any, table: Any, diagonal: bool) -> Any:
     group = np.arange(len(runs))
     reach = 1 if diagonal else 0
     for z in range(1, len(table)):
@@ -182,8 +188,15 @@ def _count_components(runs: Any, table: Any, diagonal: bool) -> int:
             _join_rows(runs, group, i, i_end, table[z, y - 1], table[z, y], reach)
             for y_below in range(y - reach, y + reach + 1):
                 _join_rows(runs, group, i, i_end, table[z - 1, y_below], table[z - 1, y_below + 1], reach)
-    count = 0
     for i in range(len(runs)):
+        group[i] = group[group[i]]  # heads come first, and stand for themselves
+    return group
+
+
+@njit(cache=True, nogil=True)
+def _count_heads(group: Any) -> int:
+    count = 0
+    for i in range(len(group)):
         count += group[i] == i
     return count
 

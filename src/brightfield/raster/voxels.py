@@ -89,9 +89,16 @@ def distance(cones: Cones, grid: Grid, window: Window, *, band_um: float = BAND_
     Outside this is exact. Inside it is minus the depth in the cone that holds the voxel deepest; a joint of cones may be deeper still.
     """
     out = np.full([hi - lo for lo, hi in window], band_um, np.float32)
+    lower_to_distance(out, cones, grid, window, band_um=band_um, threads=threads)
+    return out
+
+
+def lower_to_distance(
+    out: NDArray[np.float32], cones: Cones, grid: Grid, window: Window, *, band_um: float = BAND_UM, threads: int | None = None
+) -> None:
+    """The same, in place: lower `out` (the window's shape) to the distances, down to -`band_um`; NaN stays."""
     spans = spans_of(cones.grown(band_um), grid, window, threads=threads)
     run.paint_distance(spans, 0, cones.geometry, grid_numbers(grid), band_um, window[0][0], window[1][0], window[2][0], out)
-    return out
 
 
 def _checked(window: Window | None, grid: Grid) -> Window:
