@@ -181,9 +181,14 @@ class Repository:
         self.run("git", "add", "-A")
         self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", message)
 
+    @property
+    def words(self) -> list[str]:
+        """Of the configuration."""
+        return [*WORDS, f"source.base_url={self._mirror.base_url}"]
+
     def configure(self, *words: str) -> None:
         """`brightfield config`."""
-        self.run("brightfield", "config", *WORDS, f"source.base_url={self._mirror.base_url}", *words)
+        self.run("brightfield", "config", *self.words, *words)
 
     def clocked(self, name: str, *words: str) -> dict[str, Any]:
         """What a command cost, and how much of that was ours."""
@@ -218,7 +223,7 @@ def measured(repository: Repository, cells: int) -> Iterator[Mapping[str, Any]]:
     repository.configure(without)
     for stage in STAGES:
         yield repository.clocked(stage, "dvc", "repro", "--single-item", stage)
-    yield repository.clocked("plan", "brightfield", "plan", "image.level=0", "image.coverage=skeleton")
+    yield repository.clocked("plan", "brightfield", "plan", *repository.words, without, "image.level=0", "image.coverage=skeleton")
     yield repository.clocked("check", "brightfield", "check")
     yield repository.clocked("nothing to do", "dvc", "repro")
     repository.commit("data")
