@@ -1,9 +1,10 @@
 """A dataset of many cells at the coarsest level, from generated skeletons through all seven stages, in a repository of its own.
 
-Run: python benchmarks/whole.py [--cells 509] [--folder DIR] [--json FILE]. A mirror on loopback serves the cells: stacks of the demo's
-sizes at level 5, every eighth plane, with the skeletons drawn dark. `dvc repro` builds stage by stage; then come a run with nothing to do,
-another label option, and one cell more. Of each: seconds, seconds of the stage's own command and its processor time, peak memory of its
-largest process, requests, files. What DVC takes is the difference of the first two. Read processor time where the machine has other work.
+Run: python benchmarks/whole.py [--cells 13 509] [--folder DIR] [--json FILE]. A mirror on loopback serves the cells: stacks of the demo's
+sizes at level 5, every eighth plane, with the skeletons drawn dark. `dvc repro` builds stage by stage; then come the plan, the checks, a
+run with nothing to do, another label option, what it changed, and one cell more. Of each: seconds, seconds of the stage's own command and
+its processor time, peak memory of its largest process, requests, files. What DVC takes is the difference of the first two. Read processor
+time where the machine has other work. With several numbers of cells, memory of the last is compared with that of the first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from brightfield.core.cell import Cell, Plane, Stack
@@ -37,6 +39,7 @@ from brightfield.sources.mirror.server import Mirror, serve
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("query", "download", "align", "rasterize", "split", "manifest", "report")
+LEAN = ("query", "plan", "manifest", "check", "report", "diff")
 LEVEL, Z_STEP, FIRST_ID = 5, 8, 1001
 WORDS = [f"image.level={LEVEL}", f"image.z_step={Z_STEP}", "image=full", "image.chunk_zyx=[16,64,64]", "image.shard_zyx=[32,512,512]"]
 WORDS += ["patches.size_zyx=[4,16,16]", "source=allen", "source.accept_terms=true"]
@@ -165,8 +168,7 @@ class Repository:
         path = os.pathsep.join([str(shim.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
         self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(HERE.parent / "src"), "DVC_NO_ANALYTICS": "1"}
         self.run("git", "init", "-q")
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "code")
+        self.commit("code")
 
     def run(self, *words: str) -> None:
         """A command that must succeed."""
@@ -174,9 +176,19 @@ class Repository:
         if done.returncode:
             raise SystemExit(f"{' '.join(words)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
 
+    def commit(self, message: str) -> None:
+        """Everything that git may see."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", message)
+
+    @property
+    def words(self) -> list[str]:
+        """Of the configuration."""
+        return [*WORDS, f"source.base_url={self._mirror.base_url}"]
+
     def configure(self, *words: str) -> None:
         """`brightfield config`."""
-        self.run("brightfield", "config", *WORDS, f"source.base_url={self._mirror.base_url}", *words)
+        self.run("brightfield", "config", *self.words, *words)
 
     def clocked(self, name: str, *words: str) -> dict[str, Any]:
         """What a command cost, and how much of that was ours."""
@@ -196,41 +208,71 @@ class Repository:
         )
         return row
 
+    @property
+    def tables_mb(self) -> float:
+        """All tables, read into memory."""
+        return sum(pq.read_table(path).nbytes for path in (self.root / "data").glob("*.parquet")) / 1e6
+
     def _files(self) -> int:
         return sum(len(names) for folder in ("data", "reports") for _, _, names in os.walk(self.root / folder))
 
 
-def measured(folder: Path, cells: int) -> Iterator[Mapping[str, Any]]:
+def measured(repository: Repository, cells: int) -> Iterator[Mapping[str, Any]]:
     """The rows, one after the other."""
+    without = f"source.exclude_ids=[{FIRST_ID + cells}]"
+    repository.configure(without)
+    for stage in STAGES:
+        yield repository.clocked(stage, "dvc", "repro", "--single-item", stage)
+    yield repository.clocked("plan", "brightfield", "plan", *repository.words, without, "image.level=0", "image.coverage=skeleton")
+    yield repository.clocked("check", "brightfield", "check")
+    yield repository.clocked("nothing to do", "dvc", "repro")
+    repository.commit("data")
+    repository.configure(without, "labels.r_min_um=0.3")
+    yield repository.clocked("another label option", "dvc", "repro")
+    yield repository.clocked("diff", "brightfield", "diff", "HEAD")
+    repository.configure("labels.r_min_um=0.3")
+    yield repository.clocked("one cell more", "dvc", "repro")
+
+
+def built(folder: Path, cells: int) -> dict[str, Any]:
+    """Everything about so many cells."""
     with serve(Generated(cells + 1)) as mirror:
         repository = Repository(folder / "repository", mirror)
-        without = f"source.exclude_ids=[{FIRST_ID + cells}]"
-        repository.configure(without)
-        for stage in STAGES:
-            yield repository.clocked(stage, "dvc", "repro", "--single-item", stage)
-        yield repository.clocked("nothing to do", "dvc", "repro")
-        repository.configure(without, "labels.r_min_um=0.3")
-        yield repository.clocked("another label option", "dvc", "repro")
-        repository.configure("labels.r_min_um=0.3")
-        yield repository.clocked("one cell more", "dvc", "repro")
+        rows = list(measured(repository, cells))
+        tables_mb = repository.tables_mb
+    sums = {name: sum(row[name] for row in rows[: len(STAGES)]) for name in ("wall_s", "dvc_s", "cpu_s", "requests")}
+    wall, dvc, cpu = (sums[name] / 60 for name in ("wall_s", "dvc_s", "cpu_s"))
+    print(f"all stages of {cells} cells: {wall:.1f} min ({dvc:.1f} DVC's), ours {cpu:.1f} min CPU; the tables take {tables_mb:.0f} MB")
+    return {"cells": cells, "load": os.getloadavg()[0], "rows": rows, "all_stages": sums, "tables_mb": tables_mb}
+
+
+def compare(few: Mapping[str, Any], many: Mapping[str, Any]) -> dict[str, float]:
+    """Per step without pixels: memory with many cells, less that of the tables, over memory with few."""
+    before = {row["what"]: row["peak_mb"] for row in few["rows"]}
+    ratios = {}
+    for row in many["rows"]:
+        if row["what"] in LEAN:
+            ratios[row["what"]] = (row["peak_mb"] - many["tables_mb"]) / before[row["what"]]
+            print(f"{row['what']:34} {row['peak_mb']:5.0f} MB, without the tables {ratios[row['what']]:.2f} of {few['cells']} cells'")
+    return ratios
 
 
 def main() -> None:
     """Build, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=int, default=509)
+    parser.add_argument("--cells", type=int, nargs="+", default=[13, 509])
     parser.add_argument("--folder", type=Path, help="an empty one to work in; default: a temporary one")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
+    found = []
     with ExitStack() as stack:
         folder = words.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rows = list(measured(folder, words.cells))
-    whole = rows[: len(STAGES)]
-    sums = {name: sum(row[name] for row in whole) for name in ("wall_s", "dvc_s", "cpu_s", "requests")}
-    print(f"all stages of {words.cells} cells: {sums['wall_s'] / 60:.1f} min, ours {sums['cpu_s'] / 60:.1f} min CPU")
-    if words.json:
-        machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
-        words.json.write_text(json.dumps({"cells": words.cells, "machine": machine, "rows": rows, "all_stages": sums}, indent=1) + "\n")
+        for cells in words.cells:
+            (folder / str(cells)).mkdir(parents=True)
+            found.append(built(folder / str(cells), cells))
+            if words.json:
+                ratios = compare(found[0], found[-1]) if len(found) > 1 else {}
+                words.json.write_text(json.dumps({"cores": os.cpu_count(), "datasets": found, "memory_of_few": ratios}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,10 @@ class SwcConvention:
     def contradictions(self, text: str) -> Iterator[Finding]:
         """What the comments of a file say of its numbers and this convention does not take into account."""
         for number, line in enumerate(text.split("\n"), start=1):
-            comment = line[line.index("#") :] if "#" in line else ""
+            start = line.find("#")
+            if start < 0:
+                continue
+            comment = line[start:]
             problem = _scale_problem(comment) or self._unit_problem(comment)
             if problem:
                 message, remedy = problem

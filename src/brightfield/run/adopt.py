@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,41 @@ class Tracked:
 
         A read-only link to the cached file is believed, as DVC does; any other file is hashed.
         """
-        output = next((path for path in (target, *target.parents) if path in self.hashes), None)
-        if output is None:
+        below = self._files_below(target)
+        if below is None:
             return False
-        wanted = {output: self.hashes[output]}
-        if self.hashes[output].endswith(".dir"):
-            listing = self.json(output)
-            if listing is None:
-                return False
-            wanted = {output / entry["relpath"]: entry["md5"] for entry in listing}
-        below = {path: md5 for path, md5 in wanted.items() if path.is_relative_to(target)}
         there = sum(path.is_file() for path in (root / target).rglob("*")) if (root / target).is_dir() else 1
         return len(below) == there and all(self._is_same(root / path, md5) for path, md5 in below.items())
+
+    def _files_below(self, target: Path) -> dict[Path, str] | None:
+        """The tracked files at or below a path, with their hashes; None where there is no telling."""
+        output = next((path for path in (target, *target.parents) if path in self.hashes), None)
+        if output is None:
+            return None
+        if not self.hashes[output].endswith(".dir"):
+            return {output: self.hashes[output]}
+        if output not in self._listings:
+            self._listings[output] = self._by_entry(output)
+        entries = self._listings[output]
+        if entries is None:
+            return None
+        some = entries.values() if target == output else [entries.get(target.relative_to(output).parts[0], {})]
+        return {path: md5 for files in some for path, md5 in files.items() if path.is_relative_to(target)}
+
+    @cached_property
+    def _listings(self) -> dict[Path, dict[str, dict[Path, str]] | None]:
+        """Of the directories asked for, read once: with 500 cells a listing has thousands of lines."""
+        return {}
+
+    def _by_entry(self, output: Path) -> dict[str, dict[Path, str]] | None:
+        """The files of a tracked directory with their hashes, by what lies in it."""
+        listing = self.json(output)
+        if listing is None:
+            return None
+        entries: dict[str, dict[Path, str]] = {}
+        for file in listing:
+            entries.setdefault(file["relpath"].partition("/")[0], {})[output / file["relpath"]] = file["md5"]
+        return entries
 
     def _is_same(self, path: Path, md5: str) -> bool:
         try:

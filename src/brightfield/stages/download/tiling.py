@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from brightfield.core.space import Grid, Shape
@@ -49,26 +50,32 @@ def near_skeleton(grid: Grid, position_zyx_um: Reals, parent: NDArray[np.int64],
     low, high = np.asarray(grid.extent_zyx_um)
     samples = grid.to_voxel(_samples(position_zyx_um, parent, np.array([low - reach_um - SAMPLE_UM, high + reach_um + SAMPLE_UM])))
     n_z, n_y, n_x = tile_counts(grid, tile)
-    size_z, size_y, size_x = grid.voxel_size_zyx_um
-    # The planes of a tile that a sample reaches are one interval: +1 where it begins and -1 behind its end, summed up along z.
-    changes = np.zeros((n_z + 1) * n_y * n_x, np.int32)
-    margins = [int(np.ceil(reach_um / (tile * size))) for size in (size_y, size_x)]
-    nearest = np.floor((samples[:, 1:] + 0.5) / tile).astype(np.int64)
-    for step_y in range(-margins[0], margins[0] + 1):
-        for step_x in range(-margins[1], margins[1] + 1):
-            row, column = nearest[:, 0] + step_y, nearest[:, 1] + step_x
-            away_y = _outside(samples[:, 1], row * tile, grid.shape_zyx[1], tile) * size_y
-            away_x = _outside(samples[:, 2], column * tile, grid.shape_zyx[2], tile) * size_x
-            left = reach_um**2 - away_y**2 - away_x**2
-            hit = (left >= 0) & (row >= 0) & (row < n_y) & (column >= 0) & (column < n_x)
-            half = np.sqrt(left[hit]) / size_z
-            first = np.clip(np.ceil(samples[hit, 0] - half), 0, n_z).astype(np.int64)
-            last = np.clip(np.floor(samples[hit, 0] + half) + 1, first, n_z).astype(np.int64)
-            place = row[hit] * n_x + column[hit]
-            np.add.at(changes, first * (n_y * n_x) + place, 1)
-            np.subtract.at(changes, last * (n_y * n_x) + place, 1)
-    near: Mask = np.cumsum(changes.reshape(n_z + 1, n_y, n_x)[:-1], axis=0) > 0
+    changes = np.zeros((n_z + 1, n_y, n_x), np.int32)
+    _reach(changes, samples, np.array(grid.shape_zyx), np.array(grid.voxel_size_zyx_um), tile, reach_um)
+    near: Mask = np.cumsum(changes[:-1], axis=0) > 0
     return near
+
+
+@njit(cache=True, nogil=True)
+def _reach(changes, samples, shape, size_um, tile, reach_um):  # type: ignore[no-untyped-def]  # numba infers the types, here and below
+    """Add 1 to `changes` (planes + 1, rows, columns) where a tile is first reached by a sample (voxels), along z, and -1 behind the last.
+
+    The planes of a tile that a sample reaches are one interval: summed up along z, the changes say how many samples reach it.
+    """
+    n_z, n_y, n_x = changes.shape[0] - 1, changes.shape[1], changes.shape[2]
+    margin_y, margin_x = math.ceil(reach_um / (tile * size_um[1])), math.ceil(reach_um / (tile * size_um[2]))
+    for k in range(len(samples)):
+        z, y, x = samples[k]
+        row, column = math.floor((y + 0.5) / tile), math.floor((x + 0.5) / tile)
+        for j in range(max(0, row - margin_y), min(n_y, row + margin_y + 1)):
+            left_y = reach_um**2 - (_outside(y, j * tile, shape[1], tile) * size_um[1]) ** 2
+            for i in range(max(0, column - margin_x), min(n_x, column + margin_x + 1)):
+                left = left_y - (_outside(x, i * tile, shape[2], tile) * size_um[2]) ** 2
+                if left >= 0:
+                    half = math.sqrt(left) / size_um[0]
+                    first = min(max(math.ceil(z - half), 0), n_z)
+                    changes[first, j, i] += 1
+                    changes[min(max(math.floor(z + half) + 1, first), n_z), j, i] -= 1
 
 
 def in_box(grid: Grid, position_zyx_um: Reals, tile: int, margin_um: float) -> Mask:
@@ -168,9 +175,10 @@ def _within(start: Reals, step: Reals, box_um: Reals) -> tuple[Reals, Reals]:
     return np.clip(low.max(axis=1), 0.0, 2.0), np.clip(high.min(axis=1), -1.0, 1.0)
 
 
-def _outside(position: Reals, first: NDArray[np.int64], n: int, tile: int) -> Reals:
-    """How far positions (voxels) are from the faces of tiles that begin at `first` and are cut at `n`; 0 inside."""
-    return np.maximum(np.maximum(first - 0.5 - position, position - (np.minimum(first + tile, n) - 0.5)), 0.0)
+@njit(cache=True, nogil=True)
+def _outside(position, first, n, tile):  # type: ignore[no-untyped-def]
+    """How far a position (voxels) is from the faces of a tile that begins at `first` and is cut at `n`; 0 inside."""
+    return max(first - 0.5 - position, position - (min(first + tile, n) - 0.5), 0.0)
 
 
 def _hash(specimen_id: int, shape: Shape) -> NDArray[np.uint64]:

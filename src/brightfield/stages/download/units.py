@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -108,18 +109,21 @@ def _units(shards: Ints, n_bytes: Ints, shard_zyx: Shape) -> Ints:
     """
     if not len(shards):
         return np.empty(0, np.int64)
-    z, y, x = shards.T
-    blocks = [z, *((axis - axis.min()) // max(1, PICTURE_MAX_PX // edge) for axis, edge in zip((y, x), shard_zyx[1:], strict=True))]
-    keys, of_tile = np.unique(np.stack([*blocks, y, x], axis=1), axis=0, return_inverse=True)
-    sizes = np.bincount(of_tile.ravel(), weights=n_bytes).astype(np.int64)
-    unit_of_shard = np.empty(len(keys), np.int64)
-    unit, filled = -1, 0
-    for number, size in enumerate(sizes.tolist()):
-        if number == 0 or (keys[number, :3] != keys[number - 1, :3]).any() or filled + size > UNIT_BYTES:
+    z, y, x = (shards - shards.min(axis=0)).T
+    high, wide = (max(1, PICTURE_MAX_PX // edge) for edge in shard_zyx[1:])
+    counts = (int(z.max()) + 1, int(y.max()) // high + 1, int(x.max()) // wide + 1, high, wide)
+    shard_of_tile = np.ravel_multi_index((z, y // high, x // wide, y % high, x % wide), counts)
+    n_tiles, sizes = (np.bincount(shard_of_tile, weights, math.prod(counts)).astype(np.int64) for weights in (None, n_bytes))
+    unit_of_shard = np.empty(len(sizes), np.int64)
+    unit, filled, block_before = -1, 0, -1
+    for shard in np.flatnonzero(n_tiles).tolist():
+        block, size = shard // (high * wide), int(sizes[shard])
+        if block != block_before or filled + size > UNIT_BYTES:
             unit, filled = unit + 1, 0
         filled += size
-        unit_of_shard[number] = unit
-    return unit_of_shard[of_tile.ravel()]
+        unit_of_shard[shard], block_before = unit, block
+    of_tile: Ints = unit_of_shard[shard_of_tile]
+    return of_tile
 
 
 def boxes_of(tiles: pd.DataFrame) -> Ints:
