@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 PACKAGE = "brightfield"
@@ -103,7 +104,7 @@ class _Module:
     def references(self, name: str) -> list[tuple[str, str]]:
         """Definitions of the package that definition `name` names, as (module, name)."""
         found = []
-        for node in (node for statement in self.statements(name) for node in _executed(statement)):
+        for node in _executed(*self.statements(name)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 module, inner = self.imports.get(node.value.id, (None, None))
                 if module is not None and inner is None:
@@ -153,7 +154,7 @@ def _bound_names(statement: ast.stmt) -> Iterator[str]:
 
 def _package_imports(tree: ast.Module, name: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
     """Imports from this package, at any depth, as (local name, (module, name in it)); those for type checkers only are left out."""
-    for node in _executed(tree):
+    for node in _executed(tree, kinds=ast.stmt | ast.ExceptHandler | ast.match_case):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if _is_ours(alias.name):
@@ -193,21 +194,23 @@ _IGNORED_FIELDS = {"ctx", "type_comment", "type_ignores", "kind", "returns", "ty
 def _children(node: ast.AST) -> Iterator[tuple[str, list[Any]]]:
     """Fields of a node that decide what it does, as lists; empty ones are left out, as their presence differs between Python versions."""
     for name in node._fields:
-        if name in _IGNORED_FIELDS or (name == "annotation" and isinstance(node, ast.arg)):
+        value = None if name in _IGNORED_FIELDS else getattr(node, name, None)
+        if value is None or (name == "annotation" and isinstance(node, ast.arg)):
             continue
-        value = getattr(node, name, None)
-        values = value if isinstance(value, list) else [value]
-        kept = [item for item in values if not (isinstance(item, ast.stmt) and (_is_text(item) or _is_typing_only(item)))]
-        if kept and kept != [None]:
-            yield name, kept
+        if not isinstance(value, list):
+            yield name, [value]
+        elif kept := [item for item in value if not (isinstance(item, ast.Expr | ast.If) and (_is_text(item) or _is_typing_only(item)))]:
+            if kept != [None]:
+                yield name, kept
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    for _, values in _children(node):
-        for value in values:
-            if isinstance(value, ast.AST):
-                yield from _executed(value)
+def _executed(*nodes: ast.AST, kinds: type | UnionType = ast.AST) -> Iterator[ast.AST]:
+    """Nodes and all below them, in the order of the text; only those of `kinds`, and what is below them."""
+    waiting = [*reversed(nodes)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += reversed([value for _, values in _children(node) for value in values if isinstance(value, kinds)])
 
 
 def _canonical(node: object) -> str:

@@ -27,7 +27,6 @@ from brightfield.stages.manifest.listing import write_listing
 from brightfield.stages.manifest.nodes import export_swc, nodes_of
 from brightfield.stages.manifest.patches import sample, weigh
 from brightfield.stages.manifest.table import build_manifest
-from brightfield.stages.manifest.voxels import voxels_of
 
 DECIDING = (
     "patches",
@@ -80,4 +79,6 @@ def describe_cell(out: Path, root: Path, cell: Cell, config: Config, split: str,
     write_table(NODES, nodes_of(built), out)
     export_swc(built.specimen_id, built.skeleton, built.grid, out)
     if split != Split.EXCLUDED:
+        from brightfield.stages.manifest.voxels import voxels_of  # loads the compiler: most runs find all cells finished
+
         write_table(PATCHES, sample(voxels_of(built), config.patches, split=split, fold=fold), out)
