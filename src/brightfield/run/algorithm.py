@@ -197,11 +197,10 @@ def _children(node: ast.AST) -> Iterator[tuple[str, list[Any]]]:
         value = None if name in _IGNORED_FIELDS else getattr(node, name, None)
         if value is None or (name == "annotation" and isinstance(node, ast.arg)):
             continue
-        if not isinstance(value, list):
-            yield name, [value]
-        elif kept := [item for item in value if not (isinstance(item, ast.Expr | ast.If) and (_is_text(item) or _is_typing_only(item)))]:
-            if kept != [None]:
-                yield name, kept
+        values = value if isinstance(value, list) else [value]
+        kept = [item for item in values if not (isinstance(item, ast.Expr | ast.If) and (_is_text(item) or _is_typing_only(item)))]
+        if kept and kept != [None]:
+            yield name, kept
 
 
 def _executed(*nodes: ast.AST, kinds: type | UnionType = ast.AST) -> Iterator[ast.AST]:

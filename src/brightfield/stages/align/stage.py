@@ -1,4 +1,7 @@
-"""Stage 3: whether every skeleton is on its stain. What measures a cell is imported where that is done: most runs find all cells finished."""
+"""Stage 3: whether every skeleton is on its stain.
+
+What measures a cell is imported where that is done: most runs find all cells finished.
+"""
 
 from __future__ import annotations
 
