@@ -20,7 +20,7 @@ from brightfield.core.tables import read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.manifest.card import write_card, write_croissant
-from brightfield.stages.manifest.checks import BEFORE_LISTING, run_checks
+from brightfield.stages.manifest.checks import WHILE_BUILDING, run_checks
 from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.stages.manifest.hub import write_hub
 from brightfield.stages.manifest.listing import write_listing
@@ -51,7 +51,7 @@ def run(config: Config, root: Path) -> None:
     write_hub(root)
     write_card(root, config)
     write_croissant(root, config)
-    findings = run_checks(root, BEFORE_LISTING)
+    findings = run_checks(root, WHILE_BUILDING)
     print(as_text(findings))
     refuse_errors(findings)
     write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])
