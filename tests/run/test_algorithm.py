@@ -49,10 +49,10 @@ class Toy:
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
 
-    def digest(self) -> str:
+    def digest(self, notes: Path | None = None) -> str:
         algorithm._module.cache_clear()
         algorithm_digest.cache_clear()
-        return algorithm_digest(importlib.import_module("toy.main").compute)
+        return algorithm_digest(importlib.import_module("toy.main").compute, notes)
 
 
 @pytest.fixture
@@ -64,6 +64,31 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
         del sys.modules[name]
     algorithm._module.cache_clear()
     module_closure.cache_clear()
+
+
+def test_another_process_parses_only_what_was_edited_and_finds_the_same(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, parsed = tmp_path / "work" / "code.json", list[str]()
+    original = algorithm._parsed
+    monkeypatch.setattr(algorithm, "_parsed", lambda name, tree: (parsed.append(name), original(name, tree))[1])
+
+    def by_another_process() -> tuple[str, set[str]]:
+        parsed.clear()
+        monkeypatch.setattr(algorithm, "_notes", algorithm._Notes())
+        return toy.digest(notes), set(parsed)
+
+    first, all_of_them = by_another_process()
+    assert all_of_them == {"toy.main", "toy.low", "toy.deep", "toy.other", "toy.lazy"}
+    assert by_another_process() == (first, set())
+    toy.edit("deep", "return 1", "return 1  # one")
+    assert by_another_process() == (first, {"toy.deep"})
+    toy.edit("deep", "return 1", "return 2")
+    edited, _ = by_another_process()
+    assert edited != first
+    for damage in ("", "[]", '{"by": 3}', notes.read_text()[:-20], notes.read_text().replace('"by": "', '"by": "another')):
+        notes.write_text(damage)
+        assert by_another_process() == (edited, all_of_them)
+    toy.edit("deep", "return 2", "return 1")
+    assert by_another_process()[0] == first
 
 
 @pytest.mark.parametrize(

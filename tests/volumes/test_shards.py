@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import google_crc32c
@@ -14,7 +14,7 @@ from numcodecs import blosc
 
 from brightfield.core.errors import GridError, StackError
 from brightfield.testing.grids import array_specs
-from brightfield.volumes.shards import ArraySpec, Chunk, Index, ShardFile, decode_index, encode_chunk, encode_shard, stored_in
+from brightfield.volumes.shards import ArraySpec, Chunk, Index, ShardFile, decode_index, encode_chunk, shard_parts, stored_in
 
 SPEC = ArraySpec((8, 64, 64), (4, 16, 16), (8, 64, 64), np.dtype("uint8"))
 
@@ -22,6 +22,10 @@ SPEC = ArraySpec((8, 64, 64), (4, 16, 16), (8, 64, 64), np.dtype("uint8"))
 def noisy_chunks(seed: int = 0) -> dict[Index, Chunk]:
     noise = np.random.default_rng(seed)
     return {(z, y, x): noise.integers(0, 9, SPEC.chunk_zyx, np.uint8) for z in range(2) for y in range(4) for x in range(4)}
+
+
+def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> bytes:
+    return b"".join(shard_parts(spec, chunks, threads=threads))
 
 
 def index_of(data: bytes) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from brightfield.core.errors import GridError, StackError
 from brightfield.core.space import Grid
 from brightfield.testing.grids import array_specs, grids, sparse_voxels
+from brightfield.volumes.ome import LabelMeta
 from brightfield.volumes.shards import ArraySpec
-from brightfield.volumes.volume import LabelMeta, Volume, create_volume, open_volume
+from brightfield.volumes.volume import Volume, create_volume, open_volume
 
 GRID = Grid((20, 70, 90), (0.28, 0.1144, 0.1144), (0.0, 0.0572, 0.0572))
 META = LabelMeta({0: (0, 0, 0, 0), 2: (0, 114, 178, 255)}, "../../images/7.zarr", {0: "background", 2: "axon"})
@@ -206,6 +208,32 @@ def test_a_shard_that_does_not_belong_is_refused(tmp_path: Path) -> None:
         volume.write_shard(0, (2, 0, 0), {})
     with pytest.raises(ValueError, match="voxels"):
         volume.write_dense_shard(0, (0, 0, 0), np.zeros((1, 1, 1), np.uint8))
+
+
+@pytest.mark.parametrize("level", ["", "1"])
+def test_metadata_that_others_spelt_say_the_same_as_ours(tmp_path: Path, level: str) -> None:
+    volume = new(tmp_path, [GRID, GRID.binned((1, 2, 2))], META, specimen_id=7)
+    write(volume, 1, noise(volume.grids[1].shape_zyx))
+    ours = open_volume(tmp_path)
+    assert "arrays" not in vars(ours)  # zarr was not asked
+    file = tmp_path / level / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | ({} if level else {"consolidated_metadata": None})))
+    theirs = open_volume(tmp_path)
+    assert "arrays" in vars(theirs)
+    for found in (ours, theirs):
+        assert (found.grids, found.specs, found.attributes) == (volume.grids, volume.specs, {"specimen_id": 7})
+        assert [array.shape for array in found.arrays] == [grid.shape_zyx for grid in volume.grids]
+        np.testing.assert_array_equal(found.read(level=1), noise(volume.grids[1].shape_zyx))
+        np.testing.assert_array_equal(found.stored_chunks(1), volume.stored_chunks(1))
+
+
+@given(array_specs())
+def test_a_spec_is_read_back_from_its_metadata_and_from_no_other(spec: ArraySpec) -> None:
+    text = spec.metadata_json()
+    assert ArraySpec.from_json(text) == spec
+    for other in (text.replace('"end"', '"start"'), text.replace("zstd", "lz4"), text.replace("\n", " "), text.replace('"/"', '"."')):
+        with pytest.raises(ValueError, match="another way"):
+            ArraySpec.from_json(other)
 
 
 def test_what_is_no_volume_is_named(tmp_path: Path) -> None:

@@ -8,13 +8,18 @@ annotations of functions and layout do not count. `stage_folders` is the coarse 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
+
+from brightfield.core.errors import FileError
+from brightfield.core.files import write_text
 
 PACKAGE = "brightfield"
 PLUMBING = tuple(f"{PACKAGE}.{name}" for name in ("run", "config", "core.errors", "core.files", "core.tables", "core.version"))
@@ -22,8 +27,13 @@ PLUMBING = tuple(f"{PACKAGE}.{name}" for name in ("run", "config", "core.errors"
 
 
 @cache
-def algorithm_digest(function: Callable[..., Any]) -> str:
-    """sha256 over the abstract syntax of `function` and every definition of the package it reaches, the same on any supported Python."""
+def algorithm_digest(function: Callable[..., Any], notes: Path | None = None) -> str:
+    """sha256 over the abstract syntax of `function` and every definition of the package it reaches, the same on any supported Python.
+
+    notes: a file that keeps what was found in each module, so that the next process parses only those that were edited since.
+    """
+    if notes is not None:
+        _notes.recall(notes)
     seen: set[tuple[str, str]] = set()
     queue = [(function.__module__, function.__qualname__.split(".")[0])]
     while queue:
@@ -33,7 +43,9 @@ def algorithm_digest(function: Callable[..., Any]) -> str:
             continue
         seen.add(found)
         queue += _module(found[0]).references(found[1])
-    text = "\n".join(f"{module}.{name} {_module(module).canonical(name)}" for module, name in sorted(seen))
+    if notes is not None:
+        _notes.keep(notes)
+    text = "\n".join(f"{module}.{name} {_module(module).definitions[name][0]}" for module, name in sorted(seen))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -83,34 +95,40 @@ def module_file(module: str) -> Path:
 
 @dataclass(frozen=True)
 class _Module:
-    """Top-level definitions of a module by name, where its other names come from, and its remaining statements."""
+    """What is known of a module: `entry` is the result of `_parsed`."""
 
     name: str
-    definitions: dict[str, list[ast.stmt]]
-    imports: dict[str, tuple[str, str | None]]  # local name -> (module, name in it, or None for the module itself)
-    loose: list[ast.stmt]
+    entry: dict[str, Any]
+
+    @property
+    def definitions(self) -> dict[str, tuple[str, list[tuple[str, str | None]]]]:
+        """Top-level definitions by name: the digest of their syntax, and the names in it."""
+        found: dict[str, tuple[str, list[tuple[str, str | None]]]] = self.entry["definitions"]
+        return found
+
+    @cached_property
+    def imports(self) -> dict[str, tuple[str, str | None]]:
+        """Where names of the package come from: local name -> (module, name in it, or None for the module itself)."""
+        found: dict[str, tuple[str, str | None]] = {}
+        for local, source, inner in self.entry["imports"]:
+            module = f"{source}.{inner}"
+            is_module = inner is not None and _is_package(source) and importlib.util.find_spec(module) is not None
+            found[local] = (module, None) if is_module else (source, inner)
+        return found
 
     @property
     def imported_modules(self) -> list[str]:
         return sorted({module for module, _ in self.imports.values()} - {self.name})
 
-    def statements(self, name: str) -> list[ast.stmt]:
-        return [*self.definitions[name], *self.loose]
-
-    def canonical(self, name: str) -> str:
-        return ";".join(_canonical(statement) for statement in self.statements(name))
-
-    def references(self, name: str) -> list[tuple[str, str]]:
+    def references(self, name: str) -> Iterator[tuple[str, str]]:
         """Definitions of the package that definition `name` names, as (module, name)."""
-        found = []
-        for node in (node for statement in self.statements(name) for node in _executed(statement)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                module, inner = self.imports.get(node.value.id, (None, None))
-                if module is not None and inner is None:
-                    found.append((module, node.attr))
-            elif isinstance(node, ast.Name):
-                found.append((self.name, node.id))
-        return found
+        for first, attribute in self.definitions[name][1]:
+            if attribute is None:
+                yield self.name, first
+                continue
+            module, inner = self.imports.get(first, (None, None))
+            if module is not None and inner is None:
+                yield module, attribute
 
 
 def _locate(module: str, name: str) -> tuple[str, str] | None:
@@ -127,21 +145,67 @@ def _locate(module: str, name: str) -> tuple[str, str] | None:
 
 @cache
 def _module(name: str) -> _Module:
-    tree = ast.parse(module_file(name).read_text(encoding="utf-8"))
-    definitions: dict[str, list[ast.stmt]] = {}
+    return _Module(name, _notes.of(name, module_file(name).read_bytes()))
+
+
+class _Notes:
+    """What was found in modules, each for as long as its text is the same; `recall` and `keep` carry it from one process to the next."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._has_news = False
+
+    def of(self, name: str, text: bytes) -> dict[str, Any]:
+        digest = hashlib.sha256(text).hexdigest()
+        if self._entries.get(name, {}).get("sha256") != digest:
+            self._entries[name] = {"sha256": digest, **_parsed(name, ast.parse(text))}
+            self._has_news = True
+        return self._entries[name]
+
+    def recall(self, file: Path) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, torn, of another version
+            told = json.loads(file.read_bytes())
+            if told["by"] == _own_digest():
+                self._entries = told["modules"] | self._entries
+
+    def keep(self, file: Path) -> None:
+        if self._has_news:
+            with contextlib.suppress(FileError):  # a full disk, or another clone that keeps the same just now
+                write_text(file, json.dumps({"by": _own_digest(), "modules": self._entries}))
+            self._has_news = False
+
+
+_notes = _Notes()
+
+
+@cache
+def _own_digest() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+
+
+def _parsed(name: str, tree: ast.Module) -> dict[str, Any]:
+    """Of every top-level definition the digest of its syntax and the names in it; and the imports from the package."""
+    statements: dict[str, list[ast.stmt]] = {}
     loose = []
     for statement in tree.body:
         names = list(_bound_names(statement))
         for bound in names:
-            definitions.setdefault(bound, []).append(statement)
-        if (
-            not names
-            and not isinstance(statement, ast.Import | ast.ImportFrom)
-            and not _is_text(statement)
-            and not _is_typing_only(statement)
-        ):
+            statements.setdefault(bound, []).append(statement)
+        if not (names or isinstance(statement, ast.Import | ast.ImportFrom) or _is_text(statement) or _is_typing_only(statement)):
             loose.append(statement)
-    return _Module(name, definitions, dict(_package_imports(tree, name)), loose)
+    definitions = {bound: _definition([*found, *loose]) for bound, found in statements.items()}
+    return {"definitions": definitions, "imports": list(_package_imports(tree, name))}
+
+
+def _definition(statements: list[ast.stmt]) -> tuple[str, list[tuple[str, str | None]]]:
+    text = ";".join(_canonical(statement) for statement in statements)
+    names: dict[tuple[str, str | None], None] = {}
+    for node in _executed(*statements):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names[node.value.id, node.attr] = None
+        elif isinstance(node, ast.Name):
+            names[node.id, None] = None
+    return hashlib.sha256(text.encode()).hexdigest(), list(names)
 
 
 def _bound_names(statement: ast.stmt) -> Iterator[str]:
@@ -151,22 +215,20 @@ def _bound_names(statement: ast.stmt) -> Iterator[str]:
         yield from (node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
 
 
-def _package_imports(tree: ast.Module, name: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """Imports from this package, at any depth, as (local name, (module, name in it)); those for type checkers only are left out."""
-    for node in _executed(tree):
+def _package_imports(tree: ast.Module, name: str) -> Iterator[tuple[str, str, str | None]]:
+    """Imports from this package, at any depth, as (local name, where from, name there); those for type checkers only are left out."""
+    for node in _executed(tree, kinds=(ast.stmt, ast.ExceptHandler, ast.match_case)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if _is_ours(alias.name):
-                    yield alias.asname or alias.name.split(".")[0], (alias.name, None)
+                    yield alias.asname or alias.name.split(".")[0], alias.name, None
         elif isinstance(node, ast.ImportFrom):
             source = node.module or ""
             if node.level:
                 parents = name.split(".") if module_file(name).name == "__init__.py" else name.split(".")[:-1]
                 source = ".".join([*parents[: len(parents) - node.level + 1], *([node.module] if node.module else [])])
             for alias in node.names if _is_ours(source) else []:
-                inner = f"{source}.{alias.name}"
-                is_module = importlib.util.find_spec(inner) is not None if _is_package(source) else False
-                yield alias.asname or alias.name, (inner, None) if is_module else (source, alias.name)
+                yield alias.asname or alias.name, source, alias.name
 
 
 def _is_ours(module: str) -> bool:
@@ -193,21 +255,22 @@ _IGNORED_FIELDS = {"ctx", "type_comment", "type_ignores", "kind", "returns", "ty
 def _children(node: ast.AST) -> Iterator[tuple[str, list[Any]]]:
     """Fields of a node that decide what it does, as lists; empty ones are left out, as their presence differs between Python versions."""
     for name in node._fields:
-        if name in _IGNORED_FIELDS or (name == "annotation" and isinstance(node, ast.arg)):
+        value = None if name in _IGNORED_FIELDS else getattr(node, name, None)
+        if value is None or (name == "annotation" and isinstance(node, ast.arg)):
             continue
-        value = getattr(node, name, None)
         values = value if isinstance(value, list) else [value]
-        kept = [item for item in values if not (isinstance(item, ast.stmt) and (_is_text(item) or _is_typing_only(item)))]
+        kept = [item for item in values if not (isinstance(item, ast.Expr | ast.If) and (_is_text(item) or _is_typing_only(item)))]
         if kept and kept != [None]:
             yield name, kept
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    for _, values in _children(node):
-        for value in values:
-            if isinstance(value, ast.AST):
-                yield from _executed(value)
+def _executed(*nodes: ast.AST, kinds: tuple[type[ast.AST], ...] = (ast.AST,)) -> Iterator[ast.AST]:
+    """Nodes and all below them, in the order of the text; only those of `kinds`, and what is below them."""
+    waiting = [*reversed(nodes)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += reversed([value for _, values in _children(node) for value in values if isinstance(value, kinds)])
 
 
 def _canonical(node: object) -> str:

@@ -32,6 +32,9 @@ from brightfield.run.algorithm import algorithm_digest
 from brightfield.run.collect import register, work_root
 from brightfield.run.store import files, finish, is_finished, prune, remove_abandoned, unfinished, walk
 
+_NOTES = "code.json"
+"""In the work cache: what the code of the package is, see `algorithm_digest`."""
+
 _REMEDY = (
     "mend the cause and run again: only these cells will be computed; or go on without them: brightfield config download.on_failure=exclude"
 )
@@ -160,7 +163,7 @@ class WorkCache:
 
     def key(self, specimen_id: int, task: CellTask) -> str:
         """The name of a cell's result: sha256 over stage, cell, code, parameters and inputs."""
-        algorithm = self.algorithm or algorithm_digest(task.function)
+        algorithm = self.algorithm or algorithm_digest(task.function, self._home.parent / _NOTES)
         parts = {"stage": self.stage, "specimen_id": specimen_id, "algorithm": algorithm, "parts": task.key_parts}
         return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 

@@ -51,7 +51,12 @@ class Proof:
 def prove(manifest: pd.DataFrame, rules: SplitConfig) -> Proof:
     """Examine a finished split. `manifest` needs the columns of `splits`, `cells` and, where known, `skeleton_sha256`, paths and voxels."""
     taken = manifest[manifest["split"] != Split.EXCLUDED]
-    return Proof(tuple(_leaks(taken)), _strata_table(taken, rules), _counts(taken))
+    return Proof(leaks_of(taken), _strata_table(taken, rules), _counts(taken))
+
+
+def leaks_of(manifest: pd.DataFrame) -> tuple[str, ...]:
+    """The `leaks` of `prove` alone."""
+    return tuple(_leaks(manifest[manifest["split"] != Split.EXCLUDED]))
 
 
 def _leaks(taken: pd.DataFrame) -> Iterator[str]:

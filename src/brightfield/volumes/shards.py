@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -67,6 +67,17 @@ class ArraySpec:
         wanted = tuple(s if c == given else -(-s // c) * c for s, c, given in zip(shard_zyx, chunk, chunk_zyx, strict=True))
         shard = tuple(min(s, w) for s, w in zip(wanted, whole, strict=True))
         return cls(shape_zyx, _index(chunk), _index(shard), np.dtype(dtype), fill_value)
+
+    @classmethod
+    def from_json(cls, text: str) -> ArraySpec:
+        """The spec whose `metadata_json` is `text`. Raises ValueError, KeyError, IndexError or TypeError where there is none."""
+        document = json.loads(text)
+        shard = document["chunk_grid"]["configuration"]["chunk_shape"]
+        chunk = document["codecs"][0]["configuration"]["chunk_shape"]
+        spec = cls(_index(document["shape"]), _index(chunk), _index(shard), np.dtype(document["data_type"]), document["fill_value"])
+        if spec.metadata_json() != text:
+            raise ValueError("the array is stored in another way, or its metadata are spelt in another")
+        return spec
 
     @property
     def n_shards_zyx(self) -> Shape:
@@ -152,8 +163,8 @@ class ArraySpec:
         return (z, y, x)
 
 
-def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> bytes:
-    """The bytes of a shard that holds `chunks`; empty when none of them differs from the fill value.
+def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> list[bytes]:
+    """The bytes of a shard that holds `chunks`, in pieces to be written one after another; none when no chunk differs from the fill value.
 
     chunks: inner chunk index (z, y, x) within the shard -> the whole chunk, shape `spec.chunk_zyx`, dtype `spec.dtype`, what hangs over
     the array's end padded with the fill value; or a plain number for a chunk that holds nothing else; or what `encode_chunk` made of it. A
@@ -162,11 +173,6 @@ def encode_shard(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int
 
     Raises ValueError for an index outside the shard, or a chunk of another shape or dtype.
     """
-    return b"".join(shard_parts(spec, chunks, threads=threads))
-
-
-def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> list[bytes]:
-    """`encode_shard` before it is joined: for writing without a second copy."""
     ordered = sorted(chunks)
     counts = spec.chunks_per_shard_zyx
     for inner in ordered:
@@ -190,7 +196,7 @@ def shard_parts(spec: ArraySpec, chunks: Mapping[Index, Chunk], *, threads: int 
 
 
 class ShardFile:
-    """A shard that grows beside `path`, chunk by chunk, and is put there as a whole by `finish`; its bytes are those of `encode_shard`.
+    """A shard that grows beside `path`, chunk by chunk, and is put there as a whole by `finish`; its bytes are those of `shard_parts`.
 
     expected: the inner chunks that will come, each once, from any thread and in any order: they are written in C order, so a chunk waits
     in memory for those that precede it, and for no others.
@@ -280,8 +286,7 @@ def read_window(spec: ArraySpec, shard_path: Callable[[Index], Path], window: Wi
         except FileNotFoundError:
             continue
         with file:
-            file.seek(-min(spec.index_bytes, path.stat().st_size), os.SEEK_END)
-            index = decode_index(spec, file.read(), str(path))
+            index = decode_index(spec, read_tail(file, spec.index_bytes), str(path))
             for chunk in _met(_overlap(window, shard, spec.shard_zyx), spec.chunk_zyx):
                 inner = _index(np.subtract(chunk, np.multiply(shard, spec.chunks_per_shard_zyx)))
                 offset, n_bytes = (int(value) for value in index[inner])
@@ -289,6 +294,12 @@ def read_window(spec: ArraySpec, shard_path: Callable[[Index], Path], window: Wi
                     file.seek(offset)
                     _lay(_decode_chunk(spec, file.read(n_bytes), path), chunk, window, out)
     return out
+
+
+def read_tail(file: BinaryIO, n_bytes: int) -> bytes:
+    """The last bytes of a file; all of it where it is shorter."""
+    file.seek(-min(n_bytes, file.seek(0, os.SEEK_END)), os.SEEK_END)
+    return file.read()
 
 
 def _met(window: Window, size_zyx: Shape) -> Iterator[Index]:
@@ -335,7 +346,7 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 
 def encode_chunk(spec: ArraySpec, inner: Index, chunk: Chunk) -> bytes:
-    """The bytes of one chunk of `encode_shard`, for callers that have no use for its voxels until the shard is complete."""
+    """The bytes of one chunk of `shard_parts`, for callers that have no use for its voxels until the shard is complete."""
     if isinstance(chunk, bytes):
         return chunk
     if not isinstance(chunk, np.ndarray):

@@ -6,8 +6,8 @@ A volume is a group with a multiscale image: arrays ``0``, ``1``, ... with axes 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -19,12 +19,14 @@ from numpy.typing import DTypeLike, NDArray
 from brightfield.core.errors import GridError, StackError
 from brightfield.core.files import atomic_stream, write_text
 from brightfield.core.space import Grid, Shape, Window
+from brightfield.volumes.ome import OME_VERSION, LabelMeta, datasets_of, grid_of, multiscale
 from brightfield.volumes.shards import (
     ArraySpec,
     Chunk,
     Index,
     ShardFile,
     decode_index,
+    read_tail,
     read_window,
     shard_parts,
     stored_in,
@@ -36,38 +38,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 
-_OME_VERSION = "0.5"
 _OWN_KEY = "brightfield"
-_AXES = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelMeta:
-    """What makes a volume a label image: colours, names, and the image it labels.
-
-    colours_rgba: label value -> red, green, blue, alpha, each 0-255.
-    names: label value -> its name, for the same values; may be empty.
-    source_image: path of the image's group, relative to this label's group.
-    """
-
-    colours_rgba: Mapping[int, tuple[int, int, int, int]]
-    source_image: str
-    names: Mapping[int, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.names and self.names.keys() != self.colours_rgba.keys():
-            raise ValueError(f"names are for {sorted(self.names)}, colours for {sorted(self.colours_rgba)}; OME-Zarr wants them equal")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `image-label` metadata of OME-Zarr."""
-        meta: dict[str, Any] = {
-            "version": _OME_VERSION,
-            "colors": [{"label-value": value, "rgba": list(rgba)} for value, rgba in sorted(self.colours_rgba.items())],
-            "source": {"image": self.source_image},
-        }
-        if self.names:
-            meta["properties"] = [{"label-value": value, "name": name} for value, name in sorted(self.names.items())]
-        return meta
 
 
 class Volume:
@@ -180,7 +151,7 @@ class Volume:
     def write_shard(self, level: int, shard_index_zyx: Index, chunks: Mapping[Index, Chunk], *, threads: int = 1) -> int:
         """Store one shard, once and atomically, and return its bytes (0: nothing but fill values, so nothing is stored).
 
-        `chunks` as in `encode_shard`: inner chunk index within the shard -> whole chunk, or the one number that fills it. Any number of
+        `chunks` as in `shard_parts`: inner chunk index within the shard -> whole chunk, or the one number that fills it. Any number of
         processes may write shards of a volume, each shard by one of them.
         """
         path = self._path_of_new(level, shard_index_zyx)
@@ -263,6 +234,9 @@ class Volume:
         return self._key("/".join((str(level), "c", *map(str, shard))))
 
     def _tail(self, level: int, shard: Index, n_bytes: int) -> bytes:
+        if self.path is not None:
+            with self.shard_path(level, shard).open("rb") as file:
+                return read_tail(file, n_bytes)
         from zarr.abc.store import SuffixByteRequest
 
         return _get(self.store, self._shard_key(level, shard), SuffixByteRequest(n_bytes))
@@ -286,7 +260,7 @@ def create_volume(
     into a directory that is not yet the finished one: what exists is not what is complete. Raises GridError for shapes that do not fit.
     """
     specs = [ArraySpec.fitted(grid.shape_zyx, _shape(chunk_zyx), _shape(shard_zyx), dtype, fill_value) for grid in grids]
-    ome: dict[str, Any] = {"version": _OME_VERSION, "multiscales": [_multiscale(name or ("labels" if label else "image"), grids)]}
+    ome: dict[str, Any] = {"version": OME_VERSION, "multiscales": [multiscale(name or ("labels" if label else "image"), grids)]}
     if label is not None:
         ome["image-label"] = label.to_dict()
     own = dict(attributes or {})
@@ -302,55 +276,45 @@ def open_volume(source: Path | str | Store, *, group: str = "") -> Volume:
 
     Raises StackError when there is none, or when it is not an OME-Zarr 0.5 multiscale with axes (z, y, x) in micrometres.
     """
-    import zarr
-
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and not (path / "zarr.json").is_file():
         raise StackError("no volume here (zarr.json is absent); fetch it with `dvc pull` or build it with `dvc repro`", path=path)
+    if path is not None and not group and (volume := _opened_here(path)) is not None:
+        return volume
     store = cast("Store", source) if path is None else _local_store(path)
     try:
-        node = zarr.open_group(store, path=group, mode="r", zarr_format=3)
-        attributes: dict[str, Any] = dict(node.attrs)
-        datasets = _datasets(attributes)
-        arrays = tuple(zarr.open_array(store, path=f"{group}/{dataset['path']}".lstrip("/"), mode="r") for dataset in datasets)
-        grids = [_grid(array.shape, dataset) for array, dataset in zip(arrays, datasets, strict=True)]
-        specs = [_spec_of(array) for array in arrays]
+        return _opened_by_zarr(store, path, group)
     except (KeyError, IndexError, TypeError, ValueError, FileNotFoundError, GridError) as error:
         where = path or f"{store}/{group}"
         raise StackError(f"not a volume of this project: OME-Zarr 0.5, axes z, y, x in micrometres ({error})", path=where) from error
-    volume = Volume(store, path, group, grids, specs, attributes.get(_OWN_KEY, {}))
+
+
+def _opened_here(path: Path) -> Volume | None:
+    """A volume in a directory whose metadata are spelt as `create_volume` spells them; None for any other, whose ways zarr knows."""
+    try:
+        root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        if (root.pop("zarr_format"), root.pop("node_type"), *root) != (3, "group", "attributes"):
+            return None
+        attributes: dict[str, Any] = root["attributes"]
+        datasets = datasets_of(attributes)
+        specs = [ArraySpec.from_json((path / dataset["path"] / "zarr.json").read_text(encoding="utf-8")) for dataset in datasets]
+        grids = [grid_of(spec.shape_zyx, dataset) for spec, dataset in zip(specs, datasets, strict=True)]
+        return Volume(None, path, "", grids, specs, attributes.get(_OWN_KEY, {}))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, GridError):
+        return None
+
+
+def _opened_by_zarr(store: Store, path: Path | None, group: str) -> Volume:
+    import zarr
+
+    node = zarr.open_group(store, path=group, mode="r", zarr_format=3)
+    attributes: dict[str, Any] = dict(node.attrs)
+    datasets = datasets_of(attributes)
+    arrays = tuple(zarr.open_array(store, path=f"{group}/{dataset['path']}".lstrip("/"), mode="r") for dataset in datasets)
+    grids = [grid_of(_shape(array.shape), dataset) for array, dataset in zip(arrays, datasets, strict=True)]
+    volume = Volume(store, path, group, grids, [_spec_of(array) for array in arrays], attributes.get(_OWN_KEY, {}))
     volume.arrays = arrays
     return volume
-
-
-def _multiscale(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
-    datasets = [
-        {
-            "path": str(level),
-            "coordinateTransformations": [
-                {"type": "scale", "scale": list(grid.voxel_size_zyx_um)},
-                {"type": "translation", "translation": list(grid.origin_zyx_um)},
-            ],
-        }
-        for level, grid in enumerate(grids)
-    ]
-    return {"name": name, "axes": _AXES, "datasets": datasets}
-
-
-def _datasets(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    multiscale = attributes["ome"]["multiscales"][0]
-    if multiscale["axes"] != _AXES:
-        raise ValueError(f"axes are {multiscale['axes']}")
-    datasets: list[dict[str, Any]] = multiscale["datasets"]
-    if [dataset["path"] for dataset in datasets] != [str(level) for level in range(len(datasets))]:
-        raise ValueError("levels are not named 0, 1, ...")
-    return datasets
-
-
-def _grid(shape: tuple[int, ...], dataset: Mapping[str, Any]) -> Grid:
-    transforms = {transform["type"]: transform for transform in dataset["coordinateTransformations"]}
-    origin = transforms.get("translation", {"translation": (0.0, 0.0, 0.0)})["translation"]
-    return Grid(_shape(shape), tuple(transforms["scale"]["scale"]), tuple(origin))
 
 
 def _spec_of(array: zarr.Array[Any]) -> ArraySpec:

@@ -6,10 +6,15 @@ pixels. The same code runs against the real service and against a mirror of it.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import batched, product
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,15 +185,31 @@ class AllenSource:
 
 
 def _import_cell_types_api() -> Any:
-    """AllenSDK's client class; takes seconds to import, so only the query stage pays for it."""
-    import warnings
-
+    """AllenSDK's client class, which the query stage alone pays for."""
     import brightfield_allensdk  # noqa: F401  (lets it be imported on numpy 2)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _bare("allensdk.core"):
         warnings.simplefilter("ignore")  # its invalid escape sequences and its imports are not ours to mend
         from allensdk.api.queries.cell_types_api import CellTypesApi
     return CellTypesApi
+
+
+@contextmanager
+def _bare(package: str) -> Iterator[None]:
+    """Within this, a module of `package` is imported without the package's own code: AllenSDK's loads NWB, ITK and HDF5 for seconds.
+
+    Whoever imports the package afterwards gets it whole.
+    """
+    if package in sys.modules:
+        yield
+        return
+    spec, stand_in = importlib.util.find_spec(package), ModuleType(package)
+    stand_in.__path__ = list((spec and spec.submodule_search_locations) or ())
+    sys.modules[package] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def _json_body(answer: Answer) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Stage 3: whether every skeleton is on its stain."""
+"""Stage 3: whether every skeleton is on its stain.
+
+What measures a cell is imported where that is done: most runs find all cells finished.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
 from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
-from brightfield.stages.align.absorbance import Pixels
-from brightfield.stages.align.cell import align_cell
 
 DECIDING = ("align", "labels.r_min_um", "source.swc_origin", "source.swc_unit", "source.swc_axes", "image.level", "image.z_step")
 """The options that decide a cell's verdicts."""
@@ -45,6 +46,9 @@ def _task(built: BuiltCell) -> CellTask:
 
 def measure_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
     """The alignment of one cell below `out`."""
+    from brightfield.stages.align.absorbance import Pixels
+    from brightfield.stages.align.cell import align_cell
+
     built = BuiltCell(root, cell, config)
     fetched = built.tiles[built.tiles["state"] == "ok"][["z", "y0", "y1", "x0", "x1"]].to_numpy(np.int64)
     pixels = Pixels(built.image.grids[0], built.image.read, fetched)

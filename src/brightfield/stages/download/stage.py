@@ -34,7 +34,6 @@ from brightfield.sources.source import Source, interruptible
 from brightfield.stages.download.estimate import JPEG_TILES, STACK_FILES, CellSums, Plan
 from brightfield.stages.download.plan import CellPlan, plan_cell, plan_inputs, plan_of_tiles
 from brightfield.stages.download.traffic import clocked, counted
-from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 
 ALGORITHM = "2"
 """Of what is planned, fetched and how it is laid out. Raised by hand: an edit of the code must not fetch terabytes again."""
@@ -252,6 +251,8 @@ def fetch_image(
 
     The image is linked and not moved, so that it is there until the work cache has published the cell.
     """
+    from brightfield.stages.download.transfer import IMAGE_NAME, download_cell  # loads the compiler: most runs find all cells finished
+
     with address.connect() as source, counted(source, partial):
         plan = CellPlan.unpacked(packed)
         ledger = download_cell(cell, plan, source, partial, connections=address.compute.connections, progress=advance, **options)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from brightfield.core.space import Shape
 from brightfield.sources.allen.records import PICTURE_MAX_PX
-from brightfield.stages.download.merging import merge
 
 UNIT_BYTES = 2**28
 """Pixels that are fetched, written and recorded as a whole; with it memory and what a killed run loses are bounded."""
@@ -64,6 +63,8 @@ class Pictures:
     """
 
     def __init__(self, tiles: Ints, wanted: NDArray[np.bool_], n_bytes: Ints, *, tile: int, shard_zyx: Shape) -> None:
+        from brightfield.stages.download.merging import merge  # loads the compiler, which a plan that is not made does not need
+
         self._tiles, self._n_bytes, self._shard_zyx = tiles, n_bytes, shard_zyx
         self._shards = tiles[:, [0, 1, 3]] // np.array(shard_zyx) if len(tiles) else np.empty((0, 3), np.int64)
         self._unit = np.full(len(tiles), -1, np.int64)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from math import hypot
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ from brightfield.core.tables import read_table
 from brightfield.core.urls import web_link
 from brightfield.run.progress import watched
 from brightfield.splitting.assign import assign
-from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, prove
+from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS, leaks_of, prove
 from brightfield.stages.manifest import card
 from brightfield.stages.manifest.findings import error_of, warning_of
 from brightfield.stages.manifest.hub import check_hub
@@ -35,10 +35,6 @@ from brightfield.stages.manifest.listing import check_files, check_orphans
 from brightfield.stages.manifest.mix_checks import check_mix, check_quotas, check_weights
 from brightfield.stages.manifest.table import DECIDING_GROUPS, NOT_STATED, StoreHasher, hash_and_size, named_files
 from brightfield.stages.manifest.voxel_checks import check_codes, check_components, check_grids, check_nodes, check_patches, check_pyramids
-
-if TYPE_CHECKING:
-    pass
-
 
 type Check = Callable[[Dataset], Iterator[Finding]]
 
@@ -160,7 +156,7 @@ def check_hashes(dataset: Dataset) -> Iterator[Finding]:
 
 def check_leaks(dataset: Dataset) -> Iterator[Finding]:
     """No donor, image series or skeleton is on two sides, and every cell is on the side that the rules give it."""
-    for leak in prove(dataset.manifest, dataset.config.split).leaks:
+    for leak in leaks_of(dataset.manifest):
         yield error_of("splits", leak)
     known = dataset.manifest[dataset.manifest["skeleton_sha256"].notna()]
     hashes = dict(zip(known["specimen_id"].tolist(), known["skeleton_sha256"].tolist(), strict=True))
@@ -260,5 +256,7 @@ CHECKS: tuple[Check, ...] = (
     check_description,
 )
 
-BEFORE_LISTING: tuple[Check, ...] = tuple(check for check in CHECKS if check is not check_files)
-"""The checks before the list of files is written, which holds what they found."""
+WHILE_BUILDING: tuple[Check, ...] = tuple(
+    check for check in CHECKS if check not in (check_files, check_hashes, check_hub, check_description)
+)
+"""The checks of a build: without those that compare files with what they were written from a moment ago."""

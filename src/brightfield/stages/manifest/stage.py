@@ -20,14 +20,13 @@ from brightfield.core.tables import read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.manifest.card import write_card, write_croissant
-from brightfield.stages.manifest.checks import BEFORE_LISTING, run_checks
+from brightfield.stages.manifest.checks import WHILE_BUILDING, run_checks
 from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.stages.manifest.hub import write_hub
 from brightfield.stages.manifest.listing import write_listing
 from brightfield.stages.manifest.nodes import export_swc, nodes_of
 from brightfield.stages.manifest.patches import sample, weigh
 from brightfield.stages.manifest.table import build_manifest
-from brightfield.stages.manifest.voxels import voxels_of
 
 DECIDING = (
     "patches",
@@ -52,7 +51,7 @@ def run(config: Config, root: Path) -> None:
     write_hub(root)
     write_card(root, config)
     write_croissant(root, config)
-    findings = run_checks(root, BEFORE_LISTING)
+    findings = run_checks(root, WHILE_BUILDING)
     print(as_text(findings))
     refuse_errors(findings)
     write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])
@@ -80,4 +79,6 @@ def describe_cell(out: Path, root: Path, cell: Cell, config: Config, split: str,
     write_table(NODES, nodes_of(built), out)
     export_swc(built.specimen_id, built.skeleton, built.grid, out)
     if split != Split.EXCLUDED:
+        from brightfield.stages.manifest.voxels import voxels_of  # loads the compiler: most runs find all cells finished
+
         write_table(PATCHES, sample(voxels_of(built), config.patches, split=split, fold=fold), out)

@@ -32,8 +32,9 @@ from brightfield.raster.topology import components_by_tree, topology_of
 from brightfield.stages.rasterize.chunks import SURFACE_CODE, Band, Boxes, SlabPainter, Tally, coarser, in_planes, merged
 from brightfield.stages.rasterize.fit import check_fit, check_room
 from brightfield.stages.rasterize.plan import LabelPlan, LabelStats, class_validity, cones_for, with_rim
+from brightfield.volumes.ome import LabelMeta
 from brightfield.volumes.shards import ArraySpec
-from brightfield.volumes.volume import LabelMeta, Volume, create_volume
+from brightfield.volumes.volume import Volume, create_volume
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,7 @@
-"""Stage 4: the labels of every cell, from its skeleton, its plan and, unless `labels.evidence` is off, its image and alignment."""
+"""Stage 4: the labels of every cell, from its skeleton, its plan and, unless `labels.evidence` is off, its image and alignment.
+
+What draws a cell is imported where that is done: most runs find all cells finished.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,13 @@ from brightfield.core.schema import ALIGNMENT, FINDINGS, LABEL_STATS
 from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
-from brightfield.stages.rasterize.evidence import Evidence, Traced, evidence_of
-from brightfield.stages.rasterize.labels import downloaded_boxes, write_labels
-from brightfield.stages.rasterize.misregistered import StretchVerdict
-from brightfield.stages.rasterize.plan import LabelPlan
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from brightfield.stages.rasterize.chunks import Boxes
+    from brightfield.stages.rasterize.evidence import Evidence
+    from brightfield.stages.rasterize.plan import LabelPlan
 
 DECIDING = (
     "labels",
@@ -67,6 +68,8 @@ def _task(built: BuiltCell) -> CellTask:
 
 def draw_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
     """The labels of one cell below `out`."""
+    from brightfield.stages.rasterize.labels import downloaded_boxes, write_labels
+
     built = BuiltCell(root, cell, config)
     boxes = downloaded_boxes(built.tiles)
     evidence = _evidence(built, boxes) if config.labels.evidence else None
@@ -92,6 +95,8 @@ def draw_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
 
 
 def _plan(built: BuiltCell, boxes: Boxes, evidence: Evidence | None) -> LabelPlan:
+    from brightfield.stages.rasterize.plan import LabelPlan
+
     marked = {z for z, plane in enumerate(built.stack.planes[:: built.config.image.z_step]) if not plane.usable}
     return LabelPlan(
         stack=built.stack.grid,
@@ -103,6 +108,9 @@ def _plan(built: BuiltCell, boxes: Boxes, evidence: Evidence | None) -> LabelPla
 
 
 def _evidence(built: BuiltCell, boxes: Boxes) -> Evidence:
+    from brightfield.stages.rasterize.evidence import Traced, evidence_of
+    from brightfield.stages.rasterize.misregistered import StretchVerdict
+
     rows = _alignment(built).fillna({"shift_um": 0.0, "shift_z_um": 0.0, "p_value": 1.0})
     measures = rows[["shift_um", "shift_z_um", "p_value"]].to_numpy(np.float64).tolist()
     found = zip(rows["stretch"].to_numpy(np.int64).tolist(), rows["verdict"].tolist(), measures, strict=True)
