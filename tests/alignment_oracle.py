@@ -195,7 +195,8 @@ class Oracle:
         row = {"stretch": path.number, "label": path.label, "length_um": round(path.length_um, 4), "n_samples": 0}
         if len(path.position):
             view = cut_out(self.whole, self.grid, path.position, MARGIN_UM, self.skeleton, path.nodes)
-            row["n_samples"] = len(self._inside_and_ring(path, view, 0.0, 0.0)[0]) if view else 0
+            inside = self._inside_and_ring(path, view, 0.0, 0.0)[0] if view else np.empty((0, 3))
+            row["n_samples"] = int(np.count_nonzero((inside != UNKNOWN).all(axis=1)))
         if row["n_samples"] < max(1.0, 0.5 * len(path.position)):
             return {**row, **dict.fromkeys(MEASURES), "verdict": Verdict.NO_DATA}
         elsewhere = without(view.tube, view.grid, self.skeleton, 1.5, 3.0)
@@ -230,12 +231,14 @@ class Oracle:
         tube = [probe(view.tube, k) for k in (-half, 0 * half, half)]
         beside = [probe(view.beside, k) for k in (-ring, ring)]
         known = np.logical_and.reduce([values != UNKNOWN for values in (*tube, *beside)])
-        value = np.minimum(2 * sum(tube) - 3 * sum(beside), int(min(6 * cap, 2**40)))
+        most = int(min(6 * cap, 2**40))
+        value = np.clip(2 * sum(tube) - 3 * sum(beside), -most, most)
         count = known.sum(axis=0)
         total = np.where(known, value, 0).sum(axis=0)
         return np.where(count >= 0.25 * len(path.position), total / np.maximum(6 * count, 1), nan)
 
     def _inside_and_ring(self, path: Path, view: View, s_um: float, dz_um: float):
+        """(m, 3) voxels inside and (m, 6) of the ring, left side first."""
         size = np.asarray(view.grid.voxel_size_zyx_um)
         across, voxel = path.normal / size[1:], view.grid.to_voxel(path.position)
         voxel[:, 0] += dz_um / size[0]
@@ -246,47 +249,79 @@ class Oracle:
         def probe(values, um):
             return at(values, voxel[:, :1], voxel[:, 1, None] + um * across[:, :1], voxel[:, 2, None] + um * across[:, 1:])
 
-        inside, ring = probe(view.tube, tube_um), probe(view.beside, np.hstack([-ring_um, ring_um]))
-        return inside[(inside != UNKNOWN).all(axis=1)].sum(axis=1) / 3, np.sort(ring[ring != UNKNOWN])
+        return probe(view.tube, tube_um), probe(view.beside, np.hstack([-ring_um, ring_um]))
 
-    def _contrast(self, path: Path, view: View, s_um: float, dz_um: float) -> tuple[float, float]:
+    def _contrast(self, path: Path, view: View, s_um: float, dz_um: float) -> tuple[float, float, float]:
         inside, ring = self._inside_and_ring(path, view, s_um, dz_um)
-        if len(ring) < 4 or not len(inside):
-            return nan, nan if not len(inside) else 0.0
+        noise = self._noise(ring)
+        differences = []
+        for tube, left, right in zip(inside, ring[:, :3], ring[:, 3:], strict=True):
+            sides = [
+                int(side[side != UNKNOWN].sum()) / np.count_nonzero(side != UNKNOWN) for side in (left, right) if (side != UNKNOWN).any()
+            ]
+            if sides and (tube != UNKNOWN).all():
+                differences.append(int(tube.sum()) / 3 - (0.5 * (sides[0] + sides[1]) if len(sides) == 2 else sides[0]))
+        if not differences:
+            return nan, nan, nan
+        mean = float(np.add.accumulate(differences)[-1]) / len(differences)
+        dark = "".join("x" if value > noise else "." for value in differences)
+        return mean / noise, dark.count("x") / len(dark), 0.5 * max(map(len, dark.split("x")))
+
+    def _noise(self, ring) -> float:
+        """Standard deviation of the ring's second differences along the path; of the ring where there are under four of them."""
+        lag = int(np.ceil(max(1.0, 2 * max(self.grid.voxel_size_zyx_um[1:])) / 0.5))
+        before, here, after = ring[: -2 * lag], ring[lag:-lag], ring[2 * lag :]
+        known = (before != UNKNOWN) & (here != UNKNOWN) & (after != UNKNOWN)
+        rough = np.sort(np.abs(before - 2 * here + after)[known])
+        if len(rough) >= 4:
+            kept = rough[rough <= max(5 * rough[len(rough) // 2], 50)]
+            return max(sqrt(int((kept * kept).sum()) / (6 * len(kept))), 2.0)
+        ring = np.sort(ring[ring != UNKNOWN])
+        if len(ring) < 4:
+            return nan
         middle = ring[len(ring) // 2]
         spread = np.sort(np.abs(ring - middle))[len(ring) // 2]
         kept = ring[ring <= middle + max(5 * spread, 20)]
         n, total, squares = len(kept), int(kept.sum()), int((kept * kept).sum())
-        mean, sd = total / n, max(sqrt(max(n * squares - total * total, 0)) / n, 2.0)
-        return (float(np.add.accumulate(inside)[-1]) / len(inside) - mean) / sd, np.count_nonzero(inside > mean + sd) / len(inside)
+        return max(sqrt(max(n * squares - total * total, 0)) / n, 2.0)
 
     def _judge(self, path: Path, view: View, elsewhere: View, draws) -> dict[str, Any]:
-        gates, scores = self.gates, self.scores(path, view)
+        gates = self.gates
         s_um, dz_um = self.lattice(view.grid)
-        axial = np.abs(dz_um) <= gates.max_shift_z_um + 0.6
-        near = (np.abs(s_um) <= gates.max_shift_um + 0.25)[:, None] & axial
-        around = highest(scores[(np.abs(s_um) <= gates.max_shift_um + 1.0)[:, None] & axial])
-        found: dict[str, Any] = dict.fromkeys(MEASURES)
-        for verdict, region in ((Verdict.ON, near), (Verdict.ALONGSIDE, np.ones_like(near))):
-            searched = np.where(region & ~np.isnan(scores), scores, -np.inf)
-            i, j = np.unravel_index(int(np.argmax(searched)), searched.shape)
-            if searched[i, j] == -np.inf:
-                continue
-            shift_um, shift_z_um = float(s_um[i]), float(dz_um[j])
-            d_prime, coverage = self._contrast(path, view, shift_um, shift_z_um)
-            p_value = self._chance(path, view, elsewhere, draws, region, float(searched[i, j]))
-            values = (d_prime, shift_um, shift_z_um, coverage, p_value)
-            found = {name: None if np.isnan(value) else round(float(value), 4) for name, value in zip(MEASURES, values, strict=True)}
-            within = abs(shift_um) <= gates.max_shift_um and abs(shift_z_um) <= gates.max_shift_z_um
-            inside_gates = verdict == Verdict.ALONGSIDE or (within and around <= 1.25 * searched[i, j])
-            if inside_gates and d_prime >= gates.d_prime_min and coverage >= gates.coverage_min and not p_value > 0.05:
-                return {**found, "verdict": verdict}
-        return {**found, "verdict": Verdict.NOT_ON}
+        near = (np.abs(s_um) <= gates.max_shift_um)[:, None] & (np.abs(dz_um) <= gates.max_shift_z_um)
+        cap = 2 * max(highest(self.scores(path, view)[near]), 0.0) + 20
+        here = self._best_place(path, view, np.where(near, self.scores(path, view, cap), nan))
+        alone = self.scores(path, View(view.beside, view.beside, view.grid), cap)
+        if here is not None and highest(alone) <= 1.25 * here[0]:
+            p_value = self._chance(path, elsewhere, draws, near, cap, here[0])
+            if self._is_stained(here) and not p_value > 0.05 and here[5] <= 3.0:
+                return self._found(here, p_value, Verdict.ON)
+            if not p_value > 0.1 and not (self._is_stained(here) and here[5] > 3.0):
+                return self._found(here, p_value, Verdict.UNCERTAIN)
+        there = self._best_place(path, view, alone)
+        if here is None or there is None:
+            return {**dict.fromkeys(MEASURES), "verdict": Verdict.UNCERTAIN}
+        p_value = self._chance(path, elsewhere, draws, np.ones_like(near), cap, there[0])
+        return self._found(there, p_value, Verdict.ALONGSIDE if self._is_stained(there) and not p_value > 0.05 else Verdict.NOT_ON)
 
-    def _chance(self, path: Path, view: View, elsewhere: View, draws, region, score: float) -> float:
-        cap = 2 * max(score, 0.0) + 1
+    def _best_place(self, path: Path, view: View, scores):
+        """(score, sideways um, axial um, d', coverage, longest gap um) of the best known place."""
+        if highest(scores) == -np.inf:
+            return None
+        s_um, dz_um = self.lattice(view.grid)
+        i, j = np.argwhere(scores == highest(scores))[0]
+        return (highest(scores), s_um[i], dz_um[j], *self._contrast(path, view, s_um[i], dz_um[j]))
+
+    def _is_stained(self, place) -> bool:
+        return place[3] >= self.gates.d_prime_min and place[4] >= self.gates.coverage_min
+
+    def _found(self, place, p_value: float, verdict: Verdict) -> dict[str, Any]:
+        values = (place[3], place[1], place[2], place[4], p_value)
+        found = {name: None if np.isnan(value) else round(float(value), 4) for name, value in zip(MEASURES, values, strict=True)}
+        return {**found, "verdict": verdict}
+
+    def _chance(self, path: Path, elsewhere: View, draws, region, cap: float, own: float) -> float:
         best = [highest(self.scores(_placed(path, draw), elsewhere, cap)[region]) for draw in draws]
-        own = highest(self.scores(path, view, cap)[region])
         n = sum(value > -np.inf for value in best)
         return nan if n < 19 else (1 + sum(value >= own for value in best)) / (1 + n)
 

@@ -168,7 +168,7 @@ def test_params_yaml_is_fresh_after_writing_and_stale_after_an_edit(root: Path) 
 def test_params_yaml_is_stale_when_conf_changes(root: Path) -> None:
     write_params(compose([], root), root)
     (root / "conf" / "align" / "default.yaml").write_text("stretch_um: 25.0\n")
-    with pytest.raises(ConfigError, match=r"align\.stretch_um is 30\.0 in params\.yaml, but conf/ gives 25\.0"):
+    with pytest.raises(ConfigError, match=r"align\.stretch_um is 15\.0 in params\.yaml, but conf/ gives 25\.0"):
         require_fresh(root)
 
 

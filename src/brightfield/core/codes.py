@@ -75,6 +75,7 @@ class Verdict(StrEnum):
     ON = "ON"
     ALONGSIDE = "ALONGSIDE"
     NOT_ON = "NOT ON"
+    UNCERTAIN = "UNCERTAIN"
     NO_DATA = "NO DATA"
 
 
@@ -82,6 +83,7 @@ VERDICT_COLOURS_RGB: dict[Verdict, Rgb] = {
     Verdict.ON: (42, 157, 92),
     Verdict.ALONGSIDE: (224, 165, 38),
     Verdict.NOT_ON: (230, 0, 0),
+    Verdict.UNCERTAIN: (122, 111, 155),
     Verdict.NO_DATA: (181, 188, 196),
 }
 

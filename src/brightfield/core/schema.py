@@ -154,12 +154,12 @@ ALIGNMENT = Table(
         Column("label", _SMALL, "", "Label code of the stretch (soma, axon, basal, apical)"),
         Column("length_um", _FLOAT, "um", "Path length of the stretch"),
         Column("n_samples", _SMALL, "", "Samples along the stretch that lie in downloaded pixels"),
-        Column("d_prime", _FLOAT, "1", "(mean absorbance inside - mean in the ring) / standard deviation of the ring", nullable=True),
+        Column("d_prime", _FLOAT, "1", "(mean absorbance inside - mean in the ring) / noise of the ring", nullable=True),
         Column("shift_um", _FLOAT, "um", "Sideways shift of the strongest stain", nullable=True),
         Column("shift_z_um", _FLOAT, "um", "Axial shift of the strongest stain", nullable=True),
         Column("coverage", _FLOAT, "1", "Share of samples that are individually darker than their ring", nullable=True),
         Column("p_value", _FLOAT, "1", "Share of random placements nearby that are as dark as this path or darker", nullable=True),
-        Column("verdict", _TEXT, "", "ON, ALONGSIDE, NOT ON or NO DATA"),
+        Column("verdict", _TEXT, "", "ON, ALONGSIDE, NOT ON, UNCERTAIN or NO DATA"),
     ),
 )
 

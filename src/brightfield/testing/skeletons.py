@@ -15,7 +15,7 @@ from brightfield.core.space import Grid, Triple
 from brightfield.core.swc import format_swc
 
 if TYPE_CHECKING:
-    pass
+    from numpy.typing import NDArray
 
 
 def swc_bytes(*rows: tuple[float, ...], newline: str = "\n", header: str = "# id,type,x,y,z,r,pid") -> bytes:
@@ -113,3 +113,40 @@ def flipped(skeleton: Skeleton, grid: Grid, axis: int) -> Skeleton:
 def z_scaled(skeleton: Skeleton, factor: float) -> Skeleton:
     """The skeleton stretched along z: a shrinkage correction or a wrong plane spacing."""
     return skeleton.moved_to(np.round(skeleton.position_zyx_um * (factor, 1.0, 1.0), 4))
+
+
+def displaced(
+    skeleton: Skeleton, seed: int, *, off_um: float = 2.0, piece_um: float = 40.0, share: float = 0.05
+) -> tuple[Skeleton, NDArray[np.int64], NDArray[np.bool_]]:
+    """A trace that leaves its stain in pieces, outside the soma: moved sideways in the plane until they are a share of the path.
+
+    Returns the skeleton, (n,) the number of the piece that the edge of each node lies in, 0 where it is in place, and (n,) whether the edge
+    leads from the one to the other.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    position, piece = skeleton.position_zyx_um.copy(), np.zeros(len(skeleton), np.int64)
+    from_soma = np.linalg.norm(position - position[skeleton.soma or 0], axis=1) - skeleton.radius_um[skeleton.soma or 0]
+    left_um, n = share * float(skeleton.edge_length_um.sum()), 0
+    for start in random.permutation(len(skeleton)).tolist():
+        chain = _upward(skeleton, start, piece_um)
+        along = position[chain[0]] - position[chain[-1]]
+        flat_um = float(np.hypot(along[1], along[2]))
+        if left_um > 0 and len(chain) > 1 and not piece[chain].any() and from_soma[chain].min() > 1.0 and flat_um > piece_um / 4:
+            n += 1
+            piece[chain] = n
+            position[chain] += off_um * random.choice([-1.0, 1.0]) * np.array([0.0, along[2], -along[1]]) / flat_um
+            left_um -= piece_um
+    parent = np.maximum(skeleton.parent, 0)
+    inside = np.where((piece[parent] == piece) & (skeleton.parent >= 0), piece, 0)
+    return skeleton.moved_to(np.round(position, 4)), inside, (inside == 0) & ((piece > 0) | (piece[parent] > 0))
+
+
+def _upward(skeleton: Skeleton, start: int, length_um: float) -> list[int]:
+    """The nodes from one towards its root, for a length; none where the path is shorter."""
+    chain, there_um = [start], 0.0
+    while there_um < length_um:
+        if skeleton.parent[chain[-1]] < 0:
+            return [start]
+        there_um += float(skeleton.edge_length_um[chain[-1]])
+        chain.append(int(skeleton.parent[chain[-1]]))
+    return chain

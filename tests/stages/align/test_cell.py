@@ -104,7 +104,7 @@ def test_a_window_across_a_large_stack_is_not_read() -> None:
 
 def test_every_stretch_has_a_row_with_its_length() -> None:
     alignment = align(ARBOR, stained())
-    assert [row["stretch"] for row in alignment.stretches] == list(range(ARBOR.stretches(30.0).max() + 1))
+    assert [row["stretch"] for row in alignment.stretches] == list(range(ARBOR.stretches(GATES.stretch_um).max() + 1))
     total = sum(row["length_um"] for row in alignment.stretches)
     assert np.isclose(total, sum(ARBOR.path_length_um().values()), atol=1e-3)
 

@@ -83,7 +83,7 @@ def test_absorbance_is_the_oracles(dtype: type) -> None:
 
 def test_the_means_of_all_rigid_shifts_are_the_oracles() -> None:
     pixels, rigid = pixels_of(FINE).holding(), RigidSearch(FINE)
-    for path in stretches_of(ARBOR, 30.0, R_MIN_UM):
+    for path in stretches_of(ARBOR, AlignConfig().stretch_um, R_MIN_UM):
         window = window_around(pixels, path.position, 10.0)
         if not is_empty(window):
             rigid.add(View.of(pixels, window), path)
@@ -92,7 +92,9 @@ def test_the_means_of_all_rigid_shifts_are_the_oracles() -> None:
 
 def test_the_fit_of_every_stretch_is_the_oracles() -> None:
     search, pixels = Search(FINE, AlignConfig()), pixels_of(FINE)
-    for path, expected in zip(stretches_of(ARBOR, 30.0, R_MIN_UM), paths_of(ARBOR, 30.0, R_MIN_UM), strict=True):
+    for path, expected in zip(
+        stretches_of(ARBOR, AlignConfig().stretch_um, R_MIN_UM), paths_of(ARBOR, AlignConfig().stretch_um, R_MIN_UM), strict=True
+    ):
         if len(path.position):
             view = View.of(pixels, window_around(pixels, path.position, 4.0))
             assert highest(search.scores(view, path, search.within(1.0, 1.0), 300)) == oracle("ARBOR", FINE).fit(expected)

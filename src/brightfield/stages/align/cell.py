@@ -29,8 +29,13 @@ from brightfield.stages.align.transforms import IDENTITY, SHIFT, Fit, Frames, Ri
 from brightfield.stages.align.views import Tubes, View, is_empty, window_around
 
 _P_MAX = 0.05
+_P_FAINT = 0.1
+"""Stain that does as well as this may be the neurite, though faint: where a trace lies 2 um off, most random places do better than it."""
 _SLOPE = 1.25
 """Stain that is so much darker just beyond the gates is the neurite itself, and the gates only hold its slope."""
+
+_GAP_UM = 3.0
+"""A neurite that can be seen has no longer gap; a trace that leaves it for a part of a stretch has."""
 
 _MEASURES = ("d_prime", "shift_um", "shift_z_um", "coverage", "p_value")
 _MARGIN_UM = 10.0
@@ -91,34 +96,53 @@ class _Measured:
 
 
 def _judge(path: Stretch, view: View, elsewhere: View, placements: Reals, search: Search) -> dict[str, Any]:
-    """Peak, significance and verdict: first near the given position, then as far as ALONGSIDE reaches."""
-    gates = search.gates
-    axial_um = gates.max_shift_z_um + 0.6
-    scores = search.scores(view, path, search.everywhere)
-    around = highest(_part(scores, search.within(gates.max_shift_um + 1.0, axial_um)))
-    found: dict[str, Any] = dict.fromkeys(_MEASURES)
-    for verdict, region in ((Verdict.ON, search.within(gates.max_shift_um + 0.25, axial_um)), (Verdict.ALONGSIDE, search.everywhere)):
-        searched = _part(scores, region)
-        best = highest(searched)
-        if best == -np.inf:
-            continue
-        i, j = np.argwhere(searched == best)[0]
-        shift_um, shift_z_um = float(search.s_um[region.s[0] + i]), float(search.dz_um[region.dz[0] + j])
-        contrast = Contrast.along(path, view, gates.ring_um, shift_um, shift_z_um)
-        d_prime, coverage = contrast.measures()
-        within = abs(shift_um) <= gates.max_shift_um and abs(shift_z_um) <= gates.max_shift_z_um and around <= _SLOPE * best
-        stained = d_prime >= gates.d_prime_min and coverage >= gates.coverage_min
-        if verdict == Verdict.ON and not (within and stained):
-            continue  # what it looks like farther away is reported
-        p_value = search.chance(path, view, elsewhere, placements, region, best)
-        found = dict(zip(_MEASURES, map(_rounded, (d_prime, shift_um, shift_z_um, coverage, p_value)), strict=True))
-        if stained and not p_value > _P_MAX:
-            return {**found, "verdict": verdict}
-    return {**found, "verdict": Verdict.NOT_ON}
+    """Verdict and measures: what lies near the given position, against chance and against what lies farther away."""
+    gates, everywhere = search.gates, search.everywhere
+    near = search.within(gates.max_shift_um, gates.max_shift_z_um)
+    cap = search.cap(highest(search.scores(view, path, near)))
+    scores = search.scores(View(view.beside, view.beside, view.grid), path, everywhere, cap)  # another trace's stain is no better place
+    here = _at_best(path, view, search, near, search.scores(view, path, near, cap))
+    if here is not None and highest(scores) <= _SLOPE * here.score:
+        chance = search.chance(path, elsewhere, placements, near, cap, here.score)
+        stained = here.is_stained(gates)
+        if not chance > _P_FAINT and (not stained or here.gap_um <= _GAP_UM):
+            return here.row(chance, Verdict.ON if stained and not chance > _P_MAX else Verdict.UNCERTAIN)
+    there = _at_best(path, view, search, everywhere, scores)
+    if here is None or there is None:  # where it lies, nothing can be said
+        return {**dict.fromkeys(_MEASURES), "verdict": Verdict.UNCERTAIN}
+    chance = search.chance(path, elsewhere, placements, everywhere, cap, there.score)
+    alongside = there.is_stained(gates) and not chance > _P_MAX
+    return there.row(chance, Verdict.ALONGSIDE if alongside else Verdict.NOT_ON)
 
 
-def _part(scores: Reals, region: Region) -> Reals:
-    return scores[slice(*region.s), slice(*region.dz)]
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The best place of a path in a region: its score, where it is (um), and the contrast there."""
+
+    score: float
+    shift_um: float
+    shift_z_um: float
+    d_prime: float
+    coverage: float
+    gap_um: float
+
+    def is_stained(self, gates: AlignConfig) -> bool:
+        """Whether contrast and coverage are high enough."""
+        return self.d_prime >= gates.d_prime_min and self.coverage >= gates.coverage_min
+
+    def row(self, p_value: float, verdict: Verdict) -> dict[str, Any]:
+        """What the stretch's table says."""
+        values = (self.d_prime, self.shift_um, self.shift_z_um, self.coverage, p_value)
+        return {**dict(zip(_MEASURES, map(_rounded, values), strict=True)), "verdict": verdict}
+
+
+def _at_best(path: Stretch, view: View, search: Search, region: Region, scores: Reals) -> _Place | None:
+    best = highest(scores)
+    if best == -np.inf:
+        return None
+    i, j = np.argwhere(scores == best)[0]
+    shift_um, shift_z_um = float(search.s_um[region.s[0] + i]), float(search.dz_um[region.dz[0] + j])
+    return _Place(best, shift_um, shift_z_um, *Contrast.along(path, view, search.gates.ring_um, shift_um, shift_z_um).measures())
 
 
 def _rounded(value: float) -> float | None:

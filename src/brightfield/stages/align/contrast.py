@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import ceil, nan, sqrt
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from brightfield.stages.align.absorbance import NO_DATA
-from brightfield.stages.align.paths import Reals, Stretch
+from brightfield.stages.align.paths import SAMPLE_UM, Reals, Stretch
 from brightfield.stages.align.views import View
 
 _SD_FLOOR = 2.0
 _RING_RADII = 3
+_LAG_UM, _LAG_VOXELS = 1.0, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Absorbance inside the tube and beside it, (m,) and (m, k) in `UNIT` steps; NaN inside where there are no pixels."""
+    """Absorbance inside the tube and beside it, (m,) and (m, 2 k) in `UNIT` steps; NaN inside where there are no pixels.
+
+    rough: (j,) int64 second differences of the ring along the path, `lag` samples apart: what is left of it without the slopes of blur.
+    """
 
     inside: Reals
     ring: NDArray[np.int16]
+    rough: NDArray[np.int64]
 
     @classmethod
     def none(cls) -> Contrast:
         """Of a path without samples."""
-        return cls(np.empty(0), np.empty((0, 2 * _RING_RADII), np.int16))
+        return cls(np.empty(0), np.empty((0, 2 * _RING_RADII), np.int16), np.empty(0, np.int64))
 
     @classmethod
     def along(cls, path: Stretch, view: View, ring_um: Sequence[float], s_um: float = 0.0, dz_um: float = 0.0) -> Contrast:
@@ -39,13 +44,16 @@ class Contrast:
         position[:, 0] += dz_um / size[0]
         position[:, 1:] += s_um * across
         rings = np.linspace(ring_um[0], ring_um[1], _RING_RADII)
-        return cls(*_cross_kernel(view.tube, view.beside, position, across, path.radius, path.wall, rings))
+        inside, ring = _cross_kernel(view.tube, view.beside, position, across, path.radius, path.wall, rings)
+        lag = ceil(max(_LAG_UM, _LAG_VOXELS * float(size[1:].max())) / SAMPLE_UM)
+        return cls(inside, ring, _rough_kernel(ring, lag))
 
     @classmethod
     def pooled(cls, contrasts: Sequence[Contrast]) -> Contrast:
         """Of several paths together."""
         together = [cls.none(), *contrasts]
-        return cls(np.concatenate([c.inside for c in together]), np.concatenate([c.ring for c in together]))
+        inside, ring = np.concatenate([c.inside for c in together]), np.concatenate([c.ring for c in together])
+        return cls(inside, ring, np.concatenate([c.rough for c in together]))
 
     def ring_moments(self) -> tuple[float, float]:
         """Mean and standard deviation of the ring without what is far darker than most of it: the neighbours' stain."""
@@ -54,15 +62,20 @@ class Contrast:
             return nan, nan
         return total / n, max(sqrt(max(n * squares - total * total, 0)) / n, _SD_FLOOR)
 
-    def measures(self) -> tuple[float, float]:
-        """Two numbers: d' and the coverage.
+    def noise(self) -> float:
+        """Standard deviation of the ring about its own course along the path; of the whole ring where the path is too short to tell."""
+        n, squares = map(int, _noise_kernel(self.rough))
+        return max(sqrt(squares / (6 * n)), _SD_FLOOR) if n else self.ring_moments()[1]
 
-        d' = (mean inside - mean of the ring) / standard deviation of the ring. The coverage is the share of the samples with pixels that
-        are darker than the ring by more than its standard deviation.
+    def measures(self) -> tuple[float, float, float]:
+        """Three numbers: d', the coverage, and the longest gap, um.
+
+        d' = mean (inside - ring) / `noise`, sample by sample, so that what blurs over both counts for neither. The coverage is the share
+        of the samples that are darker than their ring by more than the noise, a gap a piece of the path without any.
         """
-        mean, sd = self.ring_moments()
-        total, n_dark, n = _inside_kernel(self.inside, mean + sd)
-        return ((total / n - mean) / sd, n_dark / n) if n else (nan, nan)
+        noise = self.noise()
+        total, n_dark, n, gap = _pairs_kernel(self.inside, self.ring, noise)
+        return (total / n / noise, n_dark / n, gap * SAMPLE_UM) if n else (nan, nan, nan)
 
     @property
     def n_samples(self) -> int:
@@ -116,10 +129,49 @@ def _moments_kernel(ring):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _inside_kernel(inside, limit):  # type: ignore[no-untyped-def]
-    """Sum of the known values, one after the other; how many exceed the limit; how many are known."""
-    total, n_dark, n = 0.0, 0, 0
-    for value in inside:
+def _rough_kernel(ring, lag):  # type: ignore[no-untyped-def]
+    """Second differences down every column of the ring where all three values are known."""
+    found, n = np.empty(ring.size, np.int64), 0
+    for m in range(lag, len(ring) - lag):
+        for k in range(ring.shape[1]):
+            before, here, after = np.int64(ring[m - lag, k]), np.int64(ring[m, k]), np.int64(ring[m + lag, k])
+            if before != NO_DATA and here != NO_DATA and after != NO_DATA:
+                found[n] = before - 2 * here + after
+                n += 1
+    return found[:n].copy()
+
+
+@njit(cache=True, nogil=True)
+def _noise_kernel(rough):  # type: ignore[no-untyped-def]
+    """Number and sum of squares of the differences that are not far from most; 0 where fewer than four are known."""
+    n = len(rough)
+    if n < 4:
+        return 0, 0
+    size = np.sort(np.abs(rough))
+    limit = max(5 * size[n // 2], 50)
+    kept = size[size <= limit]
+    return len(kept), (kept * kept).sum()
+
+
+@njit(cache=True, nogil=True)
+def _pairs_kernel(inside, ring, noise):  # type: ignore[no-untyped-def]
+    """Over the samples where inside and beside are known: sum of the difference, how many exceed the noise, how many, longest run below."""
+    total, n_dark, n, run, gap, half = 0.0, 0, 0, 0, 0, ring.shape[1] // 2
+    for m in range(len(inside)):
+        left, right = _mean_known(ring[m, :half]), _mean_known(ring[m, half:])
+        beside = left if np.isnan(right) else (right if np.isnan(left) else 0.5 * (left + right))
+        value = inside[m] - beside
         if not np.isnan(value):
-            total, n_dark, n = total + value, n_dark + (value > limit), n + 1
-    return total, n_dark, n
+            total, n_dark, n = total + value, n_dark + (value > noise), n + 1
+            run = 0 if value > noise else run + 1
+            gap = max(gap, run)
+    return total, n_dark, n, gap
+
+
+@njit(cache=True, nogil=True)
+def _mean_known(values):  # type: ignore[no-untyped-def]
+    total, n = np.int64(0), 0
+    for value in values:
+        if value != NO_DATA:
+            total, n = total + np.int64(value), n + 1
+    return total / n if n else np.nan

@@ -19,8 +19,8 @@ def ridge_sums(tube, beside, apart, path, shifts, cap):  # type: ignore[no-untyp
     """For every shift (dz, s) the sum of 6 x (tube - beside) over the samples, and how many samples have all their voxels.
 
     tube, beside: int16 with a border of one voxel; apart: whether they differ. path: see `Search.laid`. shifts: the sideways step in um,
-    the number of the first and how many, the axial shifts in voxels. No sample counts for more than `cap`. Columns beyond the last shift
-    say nothing.
+    the number of the first and how many, the axial shifts in voxels. No sample counts for more than `cap`, nor for less than -`cap`.
+    Columns beyond the last shift say nothing.
     """
     position, normal, origin, size, half, ring = path
     step_um, first, n_s, dz = shifts
@@ -142,4 +142,5 @@ def _ridge(out, inside, outside, half, ring, n, cap):  # type: ignore[no-untyped
     for i in range(np.uint64(n)):
         tube = inside[i + middle - near] + inside[i + middle] + inside[i + middle + near]
         value = np.float32(2.0) * tube - np.float32(3.0) * (outside[i] + outside[i + far])
-        out[i] = cap if value > cap else value  # noqa: FURB136  # keeps NaN, which min does not
+        value = cap if value > cap else value  # noqa: FURB136  # keeps NaN, which min does not
+        out[i] = -cap if value < -cap else value  # noqa: FURB136  # and here

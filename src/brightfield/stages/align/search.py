@@ -15,6 +15,8 @@ from brightfield.stages.align.ridge import LEAST_KNOWN, placements_as_high, ridg
 from brightfield.stages.align.views import View
 
 N_PLACEMENTS = 60
+_LEAST_CAP = 20.0
+"""Steps of absorbance.UNIT: the noise of a voxel or two."""
 _LEAST_PLACEMENTS = 19
 """Fewer random placements cannot reach p = 0.05; where the arbor leaves no room for them the other gates decide."""
 
@@ -53,21 +55,26 @@ class Search:
         return Region((0, len(self.s_um)), (0, len(self.dz_um)))
 
     def scores(self, view: View, path: Stretch, region: Region, cap: float = np.inf) -> Reals:
-        """The score of every shift of a region, (n_s, n_dz); no sample counts for more than `cap`."""
+        """The score of every shift of a region, (n_s, n_dz); no sample counts for more than `cap` or less than -`cap`."""
         total, count = ridge_sums(
             view.tube, view.beside, view.beside is not view.tube, self.laid(view, path), self._shifts(region), _sixfold(cap)
         )
         known = count >= LEAST_KNOWN * len(path.position)
         return np.where(known, total / np.maximum(6 * count, 1), nan).T[: region.s[1] - region.s[0]]
 
-    def chance(self, path: Stretch, view: View, elsewhere: View, placements: Reals, region: Region, score: float) -> float:
-        """Share of placements, this one among them, whose best score in the region is as high; NaN without room for enough.
+    @staticmethod
+    def cap(score: float) -> float:
+        """What a sample of a path with this score counts for at most, and below what lies beside it at least.
 
-        placements: (n, 5), see `random_placements`. No sample counts for more than twice the path's own score: a speck of debris, dark as
-        it is, is no path.
+        Twice the score: a speck of debris, dark as it is, is no path, and a dark neighbour does not hide one.
         """
-        cap = 2 * max(score, 0.0) + 1
-        own = highest(self.scores(view, path, region, cap))
+        return 2 * max(score, 0.0) + _LEAST_CAP
+
+    def chance(self, path: Stretch, elsewhere: View, placements: Reals, region: Region, cap: float, own: float) -> float:
+        """Share of placements, the path's own among them, whose best score in the region is as high; NaN without room for enough.
+
+        placements: (n, 5), see `random_placements`. cap, own: what no sample exceeds, and the path's best score under the same cap.
+        """
         laid, shifts = self.laid(elsewhere, path), self._shifts(region)
         n, as_high = placements_as_high(elsewhere.tube, placements, laid, shifts, _sixfold(cap), own)
         return nan if n < _LEAST_PLACEMENTS else (1 + as_high) / (1 + n)

@@ -39,12 +39,12 @@ class StretchVerdict:
 
     @property
     def is_in_place(self) -> bool:
-        """ON, or too faint for it while no place within 3 um is darker: by a voxel at most, or by two and better than chance.
+        """ON or UNCERTAIN, or too faint while no place within 3 um is darker: by a voxel at most, or by two and better than chance.
 
         Of paths without stain 5 % find their darkest place so near.
         """
         if self.verdict != Verdict.NOT_ON:
-            return self.verdict == Verdict.ON
+            return self.verdict in (Verdict.ON, Verdict.UNCERTAIN)
         reach = 2 if self.p_value <= _FAINT_P else 1
         return abs(self.shift_um) <= reach * _FAINT_UM and abs(self.shift_z_um) <= reach * _FAINT_Z_UM
 
