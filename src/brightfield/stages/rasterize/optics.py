@@ -171,7 +171,9 @@ def _ball(body: Body, group: int, spacing_um: float) -> Pieces:
     offset = offset[body.holds((offset[:, 0], offset[:, 1], offset[:, 2]))]
     n = len(offset)
     mass = body.volume_um3 / max(n, 1)
-    return np.column_stack([centre + offset, np.full(n, mass), np.full(n, (0.5 * spacing_um) ** 2), np.full(n, float(group))])
+    return np.column_stack(
+        [np.array(body.centre_zyx_um) + offset, np.full(n, mass), np.full(n, (0.5 * spacing_um) ** 2), np.full(n, float(group))]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- kernels
