@@ -114,10 +114,10 @@ def test_untraced_stain_is_found_and_blur_debris_and_empty_tissue_are_not(eviden
     assert untraced.sum() > 100
     assert specks.sum() > 50
     shares = {name: float(found[mask].mean()) for name, mask in (("stain", untraced), ("empty", empty), ("blur", blur), ("specks", specks))}
-    assert shares["stain"] > 0.7, shares
-    assert shares["empty"] < 0.01, shares
-    assert shares["blur"] < 0.04, shares
-    assert shares["specks"] < 0.35, shares
+    assert shares["stain"] > 0.8, shares
+    assert shares["empty"] < 0.006, shares
+    assert shares["blur"] < 0.05, shares  # a quarter of it is the soma's in so small a stack
+    assert shares["specks"] < 0.3, shares
 
 
 def test_no_stain_is_unexplained_on_a_trace(evidence: Evidence) -> None:

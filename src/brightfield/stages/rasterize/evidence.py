@@ -17,7 +17,6 @@ from brightfield.raster.cones import cones_of, shell_spans_of
 from brightfield.raster.runs import Runs, in_row_order, planes_of, union
 from brightfield.stages.rasterize.chunks import coarser
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_on
-from brightfield.stages.rasterize.optics import Stain
 from brightfield.stages.rasterize.planes import bad_planes
 from brightfield.stages.rasterize.somata import Body, body_of, body_runs, shell_runs
 from brightfield.stages.rasterize.staining import Shown, fitted
@@ -92,7 +91,7 @@ def evidence_of(image: Volume, boxes: Boxes, traced: Traced) -> Evidence:
     misregistered = Misregistered.of(traced.skeleton, traced.verdicts, traced.stretch_um, traced.r_min_um)
     is_fine = grid.voxel_size_zyx_um[2] <= LARGEST_UM
     body = body_of(traced.skeleton, grid, planes.read, planes.known) if is_fine else None
-    found = unexplained_runs(planes, grid, traced, RidgeRules()) if is_fine else _NONE
+    found = unexplained_runs(planes, grid, traced, body, RidgeRules()) if is_fine else _NONE
     return Evidence(traced, grid, found, misregistered, body, wrong, tuple(_findings(grid, wrong, body)))
 
 
@@ -108,12 +107,12 @@ def _findings(grid: Grid, wrong: Mapping[int, str], body: Body | None) -> Iterat
         yield Finding(Severity.WARNING, "soma-outline", message, remedy="what lies between them is unknown; see labels.soma=image")
 
 
-def unexplained_runs(planes: _Planes, grid: Grid, traced: Traced, rules: RidgeRules) -> Runs:
+def unexplained_runs(planes: _Planes, grid: Grid, traced: Traced, body: Body | None, rules: RidgeRules) -> Runs:
     """Runs of 1 where stain is not explained by the skeleton, on `grid`."""
     if not planes.usable:
         return _NONE
     on = nodes_on(traced.skeleton, traced.verdicts, traced.stretch_um)
-    stain = fitted(Stain.of(traced.skeleton, grid), traced.skeleton, on, planes.shown, planes.usable)
+    stain = fitted(traced.skeleton, grid, on, planes.shown, planes.usable, body)
     near = cones_of(traced.skeleton, traced.r_min_um, "capsule").grown(_BESIDE_UM)
     beside = union(shell_spans_of(near, _ABOVE_UM, grid, threads=1), 1)
     found = [ridges(planes.shown(z), planes.grey(z), stain, z, planes_of(beside, z, z + 1), rules) for z in planes.usable]

@@ -24,6 +24,7 @@ from brightfield.core.portable import exp
 from brightfield.core.skeleton import norm
 from brightfield.raster.cones import cones_of
 from brightfield.stages.rasterize.bands import Boxes, Plane
+from brightfield.stages.rasterize.somata import N_ANGLES, Body
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
@@ -78,11 +79,11 @@ class Stain:
     blur: Blur = Blur()
 
     @classmethod
-    def of(cls, skeleton: Skeleton, grid: Grid) -> Stain:
-        """Every class with the strength that is usual for it, and an average blur."""
+    def of(cls, skeleton: Skeleton, grid: Grid, body: Body | None = None) -> Stain:
+        """Every class with the strength that is usual for it, and an average blur. body: the soma's outline; None: its sphere."""
         group, label = _groups(skeleton)
         strength = np.array([_STRENGTH.get(Label(value), _STRENGTH_OF_DENDRITES) for value in label.tolist()], np.float64)
-        near, far = (_pieces(skeleton, group, um) for um in (0.6 * grid.voxel_size_zyx_um[2], _COARSE_SPACING_UM))
+        near, far = (_pieces(skeleton, group, um, body) for um in (0.6 * grid.voxel_size_zyx_um[2], _COARSE_SPACING_UM))
         return cls(grid, near, far, group, label, strength)
 
     @property
@@ -93,6 +94,10 @@ class Stain:
     def scaled(self, factor: NDArray[np.float64]) -> Stain:
         """Every group's strength times its factor, kept within what stain can be."""
         return replace(self, strength=np.clip(self.strength * factor, 0.02, 8.0))
+
+    def with_pieces_of(self, other: Stain) -> Stain:
+        """The same strengths and blur, other pieces of the same groups."""
+        return replace(self, near=other.near, far=other.far)
 
     def absorbance(self, plane: int, boxes: Boxes | None = None, *, side: int = 0, kernel: float = 1.0) -> Plane:
         """The absorbance of a plane, (ny, nx) float32, before saturation; right within the boxes (None: everywhere).
@@ -128,12 +133,13 @@ def _groups(skeleton: Skeleton) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return group.astype(np.int64), label_of
 
 
-def _pieces(skeleton: Skeleton, group: NDArray[np.int64], spacing_um: float) -> Pieces:
+def _pieces(skeleton: Skeleton, group: NDArray[np.int64], spacing_um: float, body: Body | None) -> Pieces:
     cones = cones_of(skeleton, 0.0, "capsule").geometry
     roots = np.flatnonzero((skeleton.parent < 0) & (skeleton.label == Label.SOMA))
     balls_um = max(spacing_um, _SOMA_LATTICE_UM)
     _refuse_too_many(cones, skeleton.radius_um[roots], spacing_um, balls_um)
-    balls = [_ball(skeleton.position_zyx_um[root], float(skeleton.radius_um[root]), int(group[root]), balls_um) for root in roots]
+    bodies = [body if body is not None and root == skeleton.soma else _sphere(skeleton, root) for root in roots.tolist()]
+    balls = [_ball(outline, int(group[root]), balls_um) for root, outline in zip(roots, bodies, strict=True)]
     pieces = np.concatenate([_cut(cones, group, spacing_um), *balls])
     return pieces[np.argsort(pieces[:, 0], kind="stable")]
 
@@ -151,15 +157,23 @@ def _refuse_too_many(cones: NDArray[np.float64], ball_um: NDArray[np.float64], s
         )
 
 
-def _ball(centre: NDArray[np.float64], radius_um: float, group: int, spacing_um: float) -> Pieces:
-    """A filled ball as a lattice of pieces."""
-    spacing_um = max(spacing_um, _coarse(radius_um))
-    steps = np.arange(-ceil(radius_um / spacing_um), ceil(radius_um / spacing_um) + 1) * spacing_um
+def _sphere(skeleton: Skeleton, node: int) -> Body:
+    z, y, x = skeleton.position_zyx_um[node].tolist()
+    return Body((z, y, x), float(skeleton.radius_um[node]), np.ones(N_ANGLES))
+
+
+def _ball(body: Body, group: int, spacing_um: float) -> Pieces:
+    """A filled body as a lattice of pieces."""
+    spacing_um = max(spacing_um, _coarse(body.radius_um))
+    n_steps = ceil(max(1.0, float(body.ratio.max())) * body.radius_um / spacing_um)
+    steps = np.arange(-n_steps, n_steps + 1) * spacing_um
     offset = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    offset = offset[(offset * offset).sum(axis=1) < radius_um * radius_um]
+    offset = offset[body.holds((offset[:, 0], offset[:, 1], offset[:, 2]))]
     n = len(offset)
-    mass = 4 / 3 * pi * radius_um**3 / max(n, 1)
-    return np.column_stack([centre + offset, np.full(n, mass), np.full(n, (0.5 * spacing_um) ** 2), np.full(n, float(group))])
+    mass = body.volume_um3 / max(n, 1)
+    return np.column_stack(
+        [np.array(body.centre_zyx_um) + offset, np.full(n, mass), np.full(n, (0.5 * spacing_um) ** 2), np.full(n, float(group))]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- kernels

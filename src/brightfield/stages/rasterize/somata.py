@@ -50,6 +50,11 @@ class Body:
         """Overlap of the sphere and the body in the plane through the middle: intersection over union."""
         return float((np.minimum(self.ratio, 1.0) ** 2).sum() / (np.maximum(self.ratio, 1.0) ** 2).sum())
 
+    @property
+    def volume_um3(self) -> float:
+        """Of the sphere whose sections have the outline."""
+        return float(4 / 3 * np.pi * self.radius_um**3 * (self.ratio**2).mean())
+
     def holds(self, offset_zyx_um: tuple[Reals, Reals, Reals]) -> NDArray[np.bool_]:
         """Whether offsets from the middle lie in the body: every section of the sphere has the outline of the middle one."""
         z, y, x = offset_zyx_um

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from brightfield.core.codes import Label
 from brightfield.raster.cones import cones_of, spans_of
 from brightfield.raster.runs import in_row_order, planes_of
 from brightfield.stages.rasterize.bands import Boxes, Mask, Plane, absorbance_of, bands_of, boxes_of
@@ -22,16 +23,24 @@ from brightfield.stages.rasterize.optics import Blur, Stain, saturated
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
+    from brightfield.core.space import Grid
     from brightfield.raster.runs import Runs
+    from brightfield.stages.rasterize.somata import Body
 
 GROWTHS = (0.35, 0.47, 0.60, 0.75, 0.90)
 """Of the blur, per um of defocus: the candidates on either side."""
 RINGS = (0.0, 0.2, 0.35, 0.5)
+SOMA_SCALES = (0.91, 0.94, 0.97, 1.0, 1.03, 1.06)
+"""Of the outline of the soma, for it is found to a few per cent."""
+SOMA_STRENGTHS = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3)
+_HALO, _HALO_Z_UM, _OUTLIER_OF_HALO = (1.1, 2.2), 8.0, 0.1
 _PLANES_OF_BLUR = 3
 _OWN_UM = 0.35
 _LEAST_VOXELS = 6
 _FACTOR = (0.25, 4.0)
 _OPAQUE = 1.2
+_BESIDE_SOMA, _LEAST_PIXELS = 0.03, 2000
+"""The blur is taken from neurites: where the soma is not sure to be what is predicted, pixels count only if there are few others."""
 _OUTLIER = 6.0
 
 
@@ -53,17 +62,20 @@ class Shown:
 type PlaneOf = Callable[[int], Shown]
 
 
-def fitted(stain: Stain, skeleton: Skeleton, on: Mask, shown: PlaneOf, planes: Sequence[int]) -> Stain:
-    """The stain with strengths and blur as the planes show them.
+def fitted(skeleton: Skeleton, grid: Grid, on: Mask, shown: PlaneOf, planes: Sequence[int], body: Body | None = None) -> Stain:
+    """The stain of a skeleton with strengths, blur and soma as the planes show them.
 
-    on: (n_nodes,) whether the edge of a node lies on its stain; the others keep the strength that their class has on average.
-    planes: the planes that have pixels and are in order.
+    body: the outline of the soma, where it is known. on: (n_nodes,) whether the edge of a node lies on its stain; the others keep the
+    strength that their class has on average. planes: the planes that have pixels and are in order.
     """
+    stain = Stain.of(skeleton, grid, body)
     own = _owned(stain, skeleton, on)
     some = list(planes[::2]) if len(planes) > 24 else list(planes)
     stain = _strengths(stain, own, shown, some)
     if len(planes) >= _PLANES_OF_BLUR:
         stain = replace(stain, blur=_blur(stain, shown, _dark_planes(stain, planes)))
+    if body is not None:
+        stain = _with_soma(stain, skeleton, body, shown, planes)
     return _strengths(stain, own, shown, some)
 
 
@@ -107,6 +119,69 @@ def _sums(rows, found, model, known, seen, predicted, count):  # type: ignore[no
                 count[group] += 1
 
 
+# ------------------------------------------------------------------------------------------------------------------------------- soma
+
+
+def _with_soma(stain: Stain, skeleton: Skeleton, body: Body, shown: PlaneOf, planes: Sequence[int]) -> Stain:
+    """The stain with the soma as dark and as large as the halo around it says: the best of the candidates."""
+    group = int(stain.group[skeleton.soma or 0])
+    options = list(product(SOMA_SCALES, SOMA_STRENGTHS))
+    bodies = [replace(body, ratio=body.ratio * scale) for scale in SOMA_SCALES]
+    stains = [stain.with_pieces_of(Stain.of(skeleton, stain.grid, other)) for other in bodies]
+    halos = [halo for plane in planes[::3] if (halo := _Halo.at(plane, stains, group, body, shown)) is not None]
+    losses = [round(sum(halo.loss(SOMA_SCALES.index(scale), strength) for halo in halos), 9) for scale, strength in options]
+    scale, strength = options[int(np.argmin(losses))]
+    values = stain.strength.copy()
+    values[group] = strength
+    return replace(stains[SOMA_SCALES.index(scale)], strength=values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Halo:
+    """A part of a plane around the soma. seen: its bands; soma: what a soma of strength 1 adds, for each body; others: the rest."""
+
+    seen: tuple[Plane, Plane]
+    soma: list[Plane]
+    others: list[Plane]
+    pixels: Mask
+    pixel_um: float
+
+    @classmethod
+    def at(cls, plane: int, stains: list[Stain], group: int, body: Body, shown: PlaneOf) -> _Halo | None:
+        """None where the plane lies far from the soma or holds no pixel of its halo."""
+        grid, (z, y, x) = stains[0].grid, body.centre_zyx_um
+        if abs(grid.origin_zyx_um[0] + plane * grid.voxel_size_zyx_um[0] - z) > body.radius_um + _HALO_Z_UM:
+            return None
+        (y0, y1), (x0, x1) = (_reach(grid, axis, at, (_HALO[1] + 1) * body.radius_um) for axis, at in ((1, y), (2, x)))
+        here = shown(plane)
+        rows, columns = (
+            np.arange(a, b) * grid.voxel_size_zyx_um[k] + grid.origin_zyx_um[k] for k, (a, b) in ((1, (y0, y1)), (2, (x0, x1)))
+        )
+        away = np.hypot(rows[:, None] - y, columns[None, :] - x) / body.radius_um
+        pixels = here.known[y0:y1, x0:x1] & (away > _HALO[0]) & (away < _HALO[1])
+        if not pixels.any():
+            return None
+        box, whole = np.array([[y0, y1, x0, x1]]), np.array([[0, y1 - y0, 0, x1 - x0]])
+        alone = np.zeros(len(stains[0].strength))
+        alone[group] = 1.0
+        soma = [replace(s, strength=alone).absorbance(plane, box)[y0:y1, x0:x1] for s in stains]
+        rest = [replace(s, strength=s.strength * (1 - alone)).absorbance(plane, box)[y0:y1, x0:x1] for s in stains[:1]]
+        seen = bands_of(np.ascontiguousarray(here.absorbance[y0:y1, x0:x1]), whole, stains[0].pixel_um)
+        return cls((seen.fine, seen.coarse), soma, rest, pixels, stains[0].pixel_um)
+
+    def loss(self, body: int, strength: float) -> float:
+        """Sum of absolute residuals of the bands."""
+        model = saturated(self.others[0] + np.float32(strength) * self.soma[body])
+        bands = bands_of(model, np.array([[0, model.shape[0], 0, model.shape[1]]]), self.pixel_um)
+        return float(sum(np.minimum(np.abs(a - b)[self.pixels], _OUTLIER_OF_HALO).sum() for a, b in zip(self.seen, bands, strict=True)))
+
+
+def _reach(grid: Grid, axis: int, at_um: float, reach_um: float) -> tuple[int, int]:
+    """Indices of an axis within reach of a position."""
+    first, size = grid.origin_zyx_um[axis], grid.voxel_size_zyx_um[axis]
+    return max(int((at_um - reach_um - first) / size), 0), min(int((at_um + reach_um - first) / size) + 2, grid.shape_zyx[axis])
+
+
 # ------------------------------------------------------------------------------------------------------------------------------- blur
 
 
@@ -146,6 +221,9 @@ class _Parts:
     def __init__(self, stain: Stain, here: Shown, plane: int) -> None:
         whole = stain.absorbance(plane, here.boxes)
         pixels = here.known & (whole > 0.03) & (whole < _OPAQUE)
+        somata = replace(stain, strength=np.where(stain.label == Label.SOMA, stain.strength, 0.0)).absorbance(plane, here.boxes)
+        if np.count_nonzero(pixels & (somata < _BESIDE_SOMA)) > _LEAST_PIXELS:
+            pixels &= somata < _BESIDE_SOMA
         self._seen = self._at(here.absorbance, here, stain, pixels)
         self._side = [{growth: self._kernels(stain, here, plane, side, growth, pixels) for growth in GROWTHS} for side in (1, -1)]
 

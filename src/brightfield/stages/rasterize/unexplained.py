@@ -2,7 +2,8 @@
 
 The predicted absorbance is taken from the one that is seen. What is left is searched for ridges: darker in the fine band of `bands.py`
 than noise and than a share of what was predicted, and darker there than in the coarse band, so that blur does not count. Ridges near
-each other are one object; an object that is long enough is a neurite that nobody traced, a short one is debris and stays background.
+each other are one object; an object that is long enough, and somewhere dark beyond doubt, is a neurite that nobody traced, a short one is
+debris and stays background.
 
 Planes are independent of each other and objects are put together from all of them: chunks and workers change nothing.
 """
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from brightfield.raster.runs import in_row_order, union
 from brightfield.stages.rasterize.bands import NOISE_PX, bands_of, noise_of
@@ -29,12 +32,14 @@ if TYPE_CHECKING:
     from brightfield.stages.rasterize.optics import Stain
     from brightfield.stages.rasterize.staining import Shown
 
-_FAINT, _CLEAR = 1, 2
+_FAINT, _CLEAR, _SURE = 1, 2, 3
 _SLENDER = 4.0
 """Least ratio of second moments along and across: 2 for lengths."""
 _BLUR_DEPTH_UM = 3.0
-_BORDER_NOISE = 1.6
-"""Next to a border, where a band has fewer pixels to average, noise is so much larger."""
+_BORDER_NOISE, _BORDER_PX = 1.6, 5
+"""So near a border, where a band has fewer pixels to average, noise is so much larger."""
+_FAINT_WIDTH = 1.5
+"""What continues a ridge may be wider: the fine band so many times must exceed the coarse one (a profile of 1.5 um; 1.1 of the ridge)."""
 _QUIET = 0.05
 """Predicted absorbance below which pixels tell what noise is."""
 
@@ -43,31 +48,35 @@ _QUIET = 0.05
 class RidgeRules:
     """What counts as unexplained stain.
 
-    sigmas: a ridge is so many standard deviations of noise above it; faint_sigmas: what belongs to one where it continues. explained: the
-    share of what is predicted in a band that a residual must exceed, for a model is never exact; beneath: the same of the whole prediction,
-    blur and all. length_um: the least length of an object;
-    per_um: clear voxels of it per um. link_zyx_um: gaps that it may have. margin_um: how far around it, in the plane, it is unknown.
+    sigmas: a ridge is so many standard deviations of noise above it; faint_sigmas: what belongs to one where it continues; sure_sigmas:
+    what an object must reach somewhere, for of all chains of noise few do. explained: the share of what is predicted in a band that a
+    residual must exceed, for a model is never exact; beneath: the same of the whole prediction, blur and all. length_um: the least length
+    of an object; per_um: clear voxels of it per um. link_zyx_um: gaps that it may have; reach_zyx_um: those between pieces that are slender
+    themselves and at least piece_um long, as specks are not. margin_um: how far around it, in the plane, it is unknown.
     """
 
     sigmas: float = 2.8
     faint_sigmas: float = 1.8
-    explained: float = 0.15
-    beneath: float = 0.03
+    sure_sigmas: float = 4.0
+    explained: float = 0.08
+    beneath: float = 0.015
     length_um: float = 5.0
     per_um: float = 1.0
     link_zyx_um: Triple = (1.7, 1.4, 1.4)
+    reach_zyx_um: Triple = (1.7, 2.8, 2.8)
+    piece_um: float = 1.5
     margin_um: float = 0.7
 
 
 def ridges(here: Shown, grey: NDArray[Any], stain: Stain, plane: int, traced: Runs, rules: RidgeRules) -> Runs:
-    """The ridges of one plane as runs of 1 (faint) and 2 (clear). grey: its pixels. traced: runs of the plane that are not searched."""
+    """The ridges of a plane as runs of 1 (faint), 2 (clear), 3 (sure). grey: its pixels. traced: runs of it that are not searched."""
     model = saturated(stain.absorbance(plane, here.boxes))
     found = bands_of(here.absorbance - model, here.boxes, stain.pixel_um)
     known = bands_of(model, here.boxes, stain.pixel_um)
     searched = here.known.copy()
     _exclude(traced, searched)
     noise = noise_of(found.fine, here.known & (model < _QUIET))
-    limits = np.array([rules.faint_sigmas, rules.sigmas, rules.explained, rules.beneath])
+    limits = np.array([rules.faint_sigmas, rules.sigmas, rules.sure_sigmas, rules.explained, rules.beneath])
     pixels = (grey, here.known, searched)
     spans = _ridge_runs(tuple(found), tuple(known), model, pixels, noise, here.boxes, limits, plane)
     return in_row_order(spans)
@@ -77,14 +86,29 @@ def long_objects(found: Runs, grid: Grid, rules: RidgeRules) -> Runs:
     """Of the ridges of all planes those that belong to a long object."""
     if not len(found):
         return found
-    reach = np.array([max(1, round(um / size)) for um, size in zip(rules.link_zyx_um, grid.voxel_size_zyx_um, strict=True)])
-    starts, n_y = _row_starts(found, *grid.shape_zyx[:2]), grid.shape_zyx[1]
-    clear = found[:, 4] == _CLEAR
-    labels = _linked(found, starts, n_y, reach, clear)
-    keep = clear & _are_long(_moments(found[clear], labels[clear], len(found)), grid.voxel_size_zyx_um, rules)[labels]
-    touching = _linked(found, starts, n_y, np.ones(3, np.int64), np.ones(len(found), np.bool_))
+    starts = _row_starts(found, *grid.shape_zyx[:2])
+    clear = found[:, 4] >= _CLEAR
+    labels = _objects(found, starts, clear, grid, rules)
+    are_long = _are_long(_Shape.of(found[clear], labels[clear], len(found), grid.voxel_size_zyx_um), rules)
+    keep = clear & are_long[labels] & np.isin(labels, labels[found[:, 4] == _SURE])
+    touching = _linked(found, starts, grid.shape_zyx[1], np.ones(3, np.int64), np.ones(len(found), np.bool_))
     kept: Runs = found[np.isin(touching, touching[keep]) & (keep | ~clear)]
     return kept
+
+
+def _objects(found: Runs, starts: NDArray[np.int64], clear: NDArray[np.bool_], grid: Grid, rules: RidgeRules) -> NDArray[np.int64]:
+    """The object of every clear run: what lies near each other, and slender pieces of it that lie a little farther apart."""
+    n_y, size = grid.shape_zyx[1], grid.voxel_size_zyx_um
+    near, far = (
+        np.array([max(1, round(um / s)) for um, s in zip(link, size, strict=True)]) for link in (rules.link_zyx_um, rules.reach_zyx_um)
+    )
+    pieces = _linked(found, starts, n_y, near, clear)
+    shape = _Shape.of(found[clear], pieces[clear], len(found), size)
+    slender = shape.is_slender & (shape.flat_um >= rules.piece_um)
+    reached = _linked(found, starts, n_y, far, clear & slender[pieces])
+    links = coo_matrix((np.ones(len(found)), (pieces, pieces[reached])), shape=(len(found), len(found)))
+    number: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
+    return number[pieces]
 
 
 def widened(found: Runs, grid: Grid, margin_um: float) -> Runs:
@@ -103,21 +127,34 @@ def widened(found: Runs, grid: Grid, margin_um: float) -> Runs:
     return union(spans, 1)
 
 
-def _are_long(moments: NDArray[np.float64], size: Triple, rules: RidgeRules) -> NDArray[np.bool_]:
-    """(n,) whether objects are long in the plane, or along z beyond what blur makes of a speck; well filled, and no disc.
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Of every object: voxels, length in the plane and depth along z, um, and whether it is long for its width.
 
     The length is that of a straight line with the same second moments.
     """
-    n, y, x, yy, xx, yx, low, high = moments.T
-    n = np.maximum(n, 1)
-    var_y, var_x = (yy / n - (y / n) ** 2) * size[1] ** 2, (xx / n - (x / n) ** 2) * size[2] ** 2
-    mixed = (yx / n - y * x / n**2) * size[1] * size[2]
-    root = np.sqrt(np.maximum((var_y - var_x) ** 2 / 4 + mixed**2, 0.0))
-    major, minor = (var_y + var_x) / 2 + root, np.maximum((var_y + var_x) / 2 - root, 0.0)
-    flat, deep = np.sqrt(12 * major), np.maximum((high - low) * size[0] - _BLUR_DEPTH_UM, 0.0)
-    length = np.sqrt(flat**2 + deep**2)
-    slender = (major >= _SLENDER * minor) | (length >= 2 * rules.length_um)
-    found: NDArray[np.bool_] = slender & (length >= rules.length_um) & (n >= rules.per_um * length)
+
+    n: NDArray[np.float64]
+    flat_um: NDArray[np.float64]
+    deep_um: NDArray[np.float64]
+    is_slender: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, clear: Runs, labels: NDArray[np.int64], n_labels: int, size: Triple) -> _Shape:
+        n, y, x, yy, xx, yx, low, high = _moments(clear, labels, n_labels).T
+        n = np.maximum(n, 1)
+        var_y, var_x = (yy / n - (y / n) ** 2) * size[1] ** 2, (xx / n - (x / n) ** 2) * size[2] ** 2
+        mixed = (yx / n - y * x / n**2) * size[1] * size[2]
+        root = np.sqrt(np.maximum((var_y - var_x) ** 2 / 4 + mixed**2, 0.0))
+        major, minor = (var_y + var_x) / 2 + root, np.maximum((var_y + var_x) / 2 - root, 0.0)
+        return cls(n, np.sqrt(12 * major), (high - low) * size[0], major >= _SLENDER * minor)
+
+
+def _are_long(shape: _Shape, rules: RidgeRules) -> NDArray[np.bool_]:
+    """(n,) whether objects are long in the plane, or along z beyond what blur makes of a speck; well filled, and no disc."""
+    length = np.hypot(shape.flat_um, np.maximum(shape.deep_um - _BLUR_DEPTH_UM, 0.0))
+    slender = shape.is_slender | (length >= 2 * rules.length_um)
+    found: NDArray[np.bool_] = slender & (length >= rules.length_um) & (shape.n >= rules.per_um * length)
     return found
 
 
@@ -152,11 +189,11 @@ def _exclude(runs: Any, mask: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _is_at_border(pixels: Any, y: int, x: int) -> bool:
-    """Whether a pixel lies within two of the border, or of what is not known."""
-    n_y, n_x = pixels.shape
-    if y < 2 or x < 2 or y + 2 >= n_y or x + 2 >= n_x:
+    """Whether a pixel lies near the border, or near what is not known."""
+    (n_y, n_x), reach = pixels.shape, _BORDER_PX
+    if y < reach or x < reach or y + reach >= n_y or x + reach >= n_x:
         return True
-    return not (pixels[y - 2, x] and pixels[y + 2, x] and pixels[y, x - 2] and pixels[y, x + 2])
+    return not (pixels[y - reach, x] and pixels[y + reach, x] and pixels[y, x - reach] and pixels[y, x + reach])
 
 
 @njit(cache=True, nogil=True)
@@ -175,11 +212,11 @@ def _ridge_runs(found: Any, predicted: Any, model: Any, pixels: Any, noise: Any,
                 if searched[y, x] and fine[y, x] > 0.0:
                     sd, rounding = noise[y // NOISE_PX, x // NOISE_PX], 0.18 / max(grey[y, x], 1)
                     sd = np.sqrt(sd * sd + rounding * rounding) * (_BORDER_NOISE if _is_at_border(known, y, x) else 1.0)
-                    inexact = limits[2] * max(abs(known_fine[y, x]), abs(known_coarse[y, x])) + limits[3] * model[y, x]
+                    inexact = limits[3] * max(abs(known_fine[y, x]), abs(known_coarse[y, x])) + limits[4] * model[y, x]
                     over = fine[y, x] - inexact
                     if over > limits[1] * sd and fine[y, x] > coarse[y, x]:
-                        value = _CLEAR
-                    elif over > limits[0] * sd and 2.0 * fine[y, x] > coarse[y, x]:
+                        value = _SURE if over > limits[2] * sd else _CLEAR
+                    elif over > limits[0] * sd and _FAINT_WIDTH * fine[y, x] > coarse[y, x]:
                         value = _FAINT
                 if value > 0:
                     if value != before:
