@@ -66,8 +66,9 @@ def cost(root: Path, config: Config) -> dict[str, float]:
 
 
 def written(root: Path) -> dict[str, str]:
-    """The hash of every cell's page, by its name."""
-    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / REPORT_DIR).glob("cells/*/index.html")}
+    """The hash of every cell's page with its pictures, by its name."""
+    pages = sorted((root / REPORT_DIR / "cells").iterdir())
+    return {page.name: hashlib.sha256(b"".join(file.read_bytes() for file in sorted(page.iterdir()))).hexdigest() for page in pages}
 
 
 def _cpu() -> float:

@@ -219,6 +219,11 @@ def test_numbers_read_well(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(None, "–"), (3, "3.0"), (41.27, "41.3"), (0.04, "0.0")])
+def test_numbers_of_a_column_have_as_many_digits(value: float | None, text: str) -> None:
+    assert number(value, 1) == text
+
+
 @pytest.mark.slow
 def test_a_browser_without_network_shows_index_and_pages(built: tuple[Path, Config], tmp_path: Path) -> None:
     pixels = screenshot((built[0] / REPORT_FILE).as_uri(), tmp_path, (1280, 3000))

@@ -125,9 +125,9 @@ def _facts(row: Row) -> dict[str, str]:
         "nodes, trees": f"{number(row['n_nodes'])}, {number(row['n_trees'])}",
         "path": paths,
         "voxels": voxels,
-        "unknown": f"{number(row['voxels_unknown'])} voxels, {percent(row['ignored_share_5um'])} within 5 um of the arbor",
+        "unknown": f"{number(row['voxels_unknown'])} voxels, {percent(row['ignored_share_5um'])} within 5 µm of the arbor",
         "absence is unknown for": absent or "no class",
-        "grid (z, y, x)": " x ".join(number(n) for n in grid) + " voxels of " + " x ".join(number(v) for v in size) + " um",
+        "grid (z, y, x)": " x ".join(number(n) for n in grid) + " voxels of " + " x ".join(number(v) for v in size) + " µm",
         "downloaded": f"{number(row['voxels_fetched'])} voxels in {number(row['n_tiles'])} tiles, {number(row['n_tiles_missing'])} missing",
     }
 
@@ -138,8 +138,8 @@ def _alignment(grade: Row) -> dict[str, str]:
         return {"alignment": "not measured"}
     shifts = ", ".join(_signed(grade[f"shift_{axis}_um"]) for axis in "yxz")
     found = {
-        "alignment": f"{grade['grade']}, d′ {number(grade['d_prime'])}, {percent(grade['share_on'], 0)} of the path on its stain",
-        "d′ of dendrite, axon": f"{number(grade['d_prime_dendrite'])}, {number(grade['d_prime_axon'])}",
+        "alignment": f"{grade['grade']}, d′ {number(grade['d_prime'], 1)}, {percent(grade['share_on'], 0)} of the path on its stain",
+        "d′ of dendrite, axon": f"{number(grade['d_prime_dendrite'], 1)}, {number(grade['d_prime_axon'], 1)}",
         "best transform": str(grade["best_transform"]),
         "shift y, x, z": f"{shifts} µm",
     }

@@ -72,10 +72,12 @@ def unknown_by_reason(labels: pd.DataFrame) -> Iterator[tuple[str, int]]:
 # ------------------------------------------------------------------------------------------------------------------ for people
 
 
-def number(value: float | None) -> str:
-    """A number for people: thousands apart, at most four digits after the point, a dash where there is none."""
+def number(value: float | None, digits: int | None = None) -> str:
+    """A number for people: thousands apart, four figures or so many `digits` after the point, a dash where there is none."""
     if value is None:
         return "–"
+    if digits is not None:
+        return f"{value:.{digits}f}"
     if float(value).is_integer():
         return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{value:.4g}"
