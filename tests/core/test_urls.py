@@ -38,6 +38,56 @@ WITH_SECRET = (
     f"zip://a.tif::simplecache::s3://{SECRET}:x@bucket/a.zip",
     f"hdfs://nn;password={SECRET}/a",
     f"tcp://u:{SECRET}@scheduler:8786",
+    f"u:{SECRET}%40host:/stacks",
+)
+CREDENTIALS = (
+    f"u:{SECRET}@host:",
+    f"u:{SECRET}@host:/stacks",
+    f"u:{SECRET}@h/path",
+    f"u:{SECRET}@h",
+    f":{SECRET}@h/path",
+    f"u:{SECRET}@lab.org",
+    f"u:{SECRET}@10.0.0.1",
+    f"u:{SECRET}@[::1]:/stacks",
+    f"u:p@{SECRET}@host:/stacks",
+    f"u:{SECRET},w@lab.org:/stacks",
+    f"u:({SECRET})@lab.org/stacks",
+    f"u%3A{SECRET}@host:/stacks",
+    f"u%3a{SECRET}%40host:/stacks",
+    f"u%253A{SECRET}%2540host:/stacks",
+    f"u:{SECRET}%21%40lab.org",
+    f"{SECRET}@h",
+    f"{SECRET}@host/path",
+    f"{SECRET}@lab.org/path",
+    f"{SECRET}@lab.org:8080",
+    f"{SECRET}@lab.org:/stacks",
+    f"{SECRET}@10.0.0.1/stacks",
+    f"ghp_{SECRET}{SECRET}{SECRET}@github.com",
+    f"https:/u:{SECRET}@h/a",
+    f"//{SECRET}@h/share",
+    f"simplecache::u:{SECRET}@host:/stacks",
+    f"https://lab.org/a,u:{SECRET}@host:/stacks",
+)
+FREE_TEXT = (
+    "Jane Doe <jane.doe@lab.org>, 2024",
+    "mail jane@lab.org: she knows",
+    "mailto:jane@lab.org",
+    "(e-mail:jane+stacks@imaging.lab.org)",
+    "jane@lab.org,john@lab.org;jim@lab.org",
+    "@article{smith:2019, author={Smith, J.}, title={Neurons @ 37C}, email={smith@lab.org}}",
+    "@article{smith:2019,email={smith@lab.org}}",
+    "from 10:30 at x",
+    "10:30@room",
+    "10:30 jane@lab.org",
+    "20x@0.5NA, 5@37",
+    "ratio 3:1, @ 2 mW",
+    "git@github.com:lab/stacks.git",
+    "/home/jane/clone@v1:data/images/101.zarr holds nothing",
+    "clone@v1:data/images",
+    "metadata.csv:3: owner 'jane@lab.org' is no column",
+    "https://lab.org/@jane/post, https://lab.org:8080/stacks@2x/a",
+    "doi:10.1038/nbt.1612, CC-BY-4.0; 100:40",
+    "alice@host",
 )
 HARMLESS = (
     "",
@@ -68,6 +118,27 @@ def test_nothing_that_could_be_a_secret_is_shown_or_taken(url: str) -> None:
 def test_harmless_addresses_and_paths_are_shown_as_they_are(url: str) -> None:
     assert public_url(url) == url
     assert is_public(url)
+
+
+@pytest.mark.parametrize(
+    "around", ["{}", "see {}", "see {}.", "({})", "[{}]", "a,{}", "key={}, 2024", "'{}'", "a: {}: denied", "jane@lab.org {}"]
+)
+@pytest.mark.parametrize("credentials", CREDENTIALS)
+def test_credentials_within_a_text_are_not_shown_though_nothing_marks_an_address(credentials: str, around: str) -> None:
+    shown = public_text(around.format(credentials))
+    assert SECRET not in shown
+    assert public_text(shown) == shown, "what is shown may be taken"
+
+
+@pytest.mark.parametrize("text", FREE_TEXT)
+def test_mail_addresses_references_and_times_are_no_credentials(text: str) -> None:
+    assert public_text(text) == text
+
+
+def test_a_word_that_nobody_reads_is_not_shown_where_it_may_hide_credentials() -> None:
+    for word in (f"u:{SECRET * 1000}@h", "a" * 50_000 + "@", "a:" * 25_000 + "@b", "a@" * 25_000, "%40" * 17_000):
+        assert public_text(f"see {word} there") == "see ... there"
+    assert public_text("a" * 50_000) == "a" * 50_000
 
 
 def test_a_name_to_log_in_with_is_no_secret_and_yet_not_shown() -> None:

@@ -214,8 +214,8 @@ def _is_web_address(url: str) -> bool:
 
 def _secret_rules(config: Config) -> Iterator[str]:
     """Texts that are addresses are judged whole, of others the addresses in them."""
-    texts = [(f"{group}.{name}", text) for group, options in asdict(config).items() for name, text in options.items()]
-    for key, text in texts:
+    values = [(f"{group}.{name}", value) for group, options in asdict(config).items() for name, value in options.items()]
+    for key, text in [(key, text) for key, value in values for text in (value if isinstance(value, list) else [value])]:
         if not isinstance(text, str) or (is_public(text) if key in _ADDRESSES else public_text(text) == text):
             continue
         yield (

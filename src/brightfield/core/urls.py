@@ -17,7 +17,33 @@ _HARMLESS = frozenset((*_QUERIES, *_PICTURES, "versionId"))
 _HOST = re.compile(r"(?:[^@:\s;=&\\]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _SSH_USER = re.compile(r"^((?:ssh|sftp|scp)://)[\w.-]+@")  # a name to log in with, no secret
 _USER_IN_PATH = re.compile(r"^[^/]*@(?=[^/]*:)|(?:(?<=^//)|(?<=/)[^/]*:|^[^/]*:|^[A-Za-z][\w+.-]+:/)[^/]*@")
-_IN_TEXT = re.compile(r"[A-Za-z][\w.+:-]*://[^\s'\"<>]*[^\s'\"<>.,:;)]")
+_IN_TEXT = re.compile(r"[A-Za-z][\w.+:-]{0,255}://[^\s'\"<>]*[^\s'\"<>.,:;)]")
+
+# Credentials in a text, which nothing like :// marks: what stands before the @ of a host. Signs may be percent-encoded.
+_WORD = re.compile(r"[^\s\"'<>{}]+")
+_LONGEST_WORD = 1024
+_AT, _COLON = r"(?:@|%(?:25)*40)", r"(?::|%(?:25)*3A)"
+_END = r",;()\[\]|="  # ends a name; may be within a password
+_BEGIN = rf"(?<![^{_END}/:@%])"
+_ALONE = r"(?:(?<![\w.+%~@/-])|(?<=//)|(?<=:/))"
+_PLACE = r"(?:/|:/|:[0-9])"  # behind the host of an address, and not behind an e-mail address
+_HOST_OR_MAIL = r"(?:\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)"
+_FULL_HOST = r"(?:[A-Za-z][\w.-]*|[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]+\])"
+_MIXED = r"(?=[\w-]*[0-9])(?=[\w-]*[A-Za-z_])[\w-]"  # and so many of them
+_NO_TIME = rf"(?![0-9]{{1,2}}:[0-9]{{2}}{_AT})"
+_NO_MAIL = r"(?!(?:mailto|e-?mail|mail):[\w.+-]+@[\w-]+(?:\.[\w-]+)+(?![\w/]|:\S))"
+_CREDENTIALS = re.compile(
+    "|".join(
+        (
+            rf"{_BEGIN}{_NO_TIME}{_NO_MAIL}[^{_END}/:@%]*{_COLON}[^{_END}/]+{_AT}(?={_HOST_OR_MAIL})",  # user:password@host
+            rf"{_BEGIN}[^{_END}/:@%]+{_COLON}[^/]+{_AT}(?={_HOST_OR_MAIL}{_PLACE})",  # u:p,w@host/path
+            rf"{_ALONE}(?!git@)[\w.+~%-]+{_AT}(?={_FULL_HOST}{_PLACE})",  # token@host/path
+            rf"{_ALONE}{_MIXED}{{8,}}{_AT}(?=[A-Za-z][\w-]*(?!\.?[\w-]|:\S))",  # t0k3n0f8@host
+            rf"{_ALONE}{_MIXED}{{20,}}{_AT}(?={_FULL_HOST})",  # longer than a name before a mail's @
+        )
+    ),
+    re.IGNORECASE | re.ASCII,
+)
 
 
 def web_link(url: str) -> str:
@@ -51,8 +77,19 @@ def is_public(url: str) -> bool:
 
 
 def public_text(text: str) -> str:
-    """A message of somebody else's, with each address in it as `public_url` has it."""
-    return _IN_TEXT.sub(lambda found: public_url(found[0]), text)
+    """A text or message of somebody else's, with each address in it as `public_url` has it, and without what else could be credentials."""
+    return _without_credentials(_IN_TEXT.sub(lambda found: public_url(found[0]), text))
+
+
+def _without_credentials(text: str) -> str:
+    return _WORD.sub(lambda word: _credentials_cut(word[0]), text) if re.search(_AT, text) else text
+
+
+def _credentials_cut(word: str) -> str:
+    """A word without what stands before the @ of a host; of one that nobody reads, and that might hide some, nothing."""
+    if not re.search(_AT, word):
+        return word
+    return _CREDENTIALS.sub("", word) if len(word) <= _LONGEST_WORD else "..."
 
 
 def _parts(url: str) -> list[str]:
@@ -69,7 +106,7 @@ def _parts(url: str) -> list[str]:
 def _public(part: str) -> str:
     scheme, mark, rest = part.partition("://")
     if not mark:  # a path; or user:password@host:path, as scp has it
-        return _USER_IN_PATH.sub("", part)
+        return _without_credentials(_USER_IN_PATH.sub("", part))
     address, fragment, _ = rest.partition("#")
     place, question, query = address.partition("?")
     authority, slash, path = place.partition("/")
