@@ -142,6 +142,20 @@ def test_one_cell_and_some_columns_can_be_read(tmp_path: Path) -> None:
     assert found.z.tolist() == [1, 3]
 
 
+@pytest.mark.parametrize("has_statistics", [True, False])
+@pytest.mark.parametrize("rows_per_group", [1, 2, 3, 100])
+def test_a_cell_has_all_its_rows_however_they_lie_in_the_file(tmp_path: Path, rows_per_group: int, has_statistics: bool) -> None:
+    rows = [{"specimen_id": i, "z": z, "n": 10 * i + z} for i, planes in ((3, 1), (5, 4), (6, 2), (9, 3)) for z in range(planes)]
+    path = write_table(SMALL, frame(rows), tmp_path)
+    pq.write_table(pq.read_table(path), path, row_group_size=rows_per_group, write_statistics=has_statistics)
+    assert pq.ParquetFile(path).num_row_groups == -(-len(rows) // rows_per_group)
+    for i in (2, 3, 5, 6, 8, 9, 10):
+        assert read_table(SMALL, tmp_path, columns=["n"], specimen_id=i)["n"].tolist() == [
+            row["n"] for row in rows if row["specimen_id"] == i
+        ]
+    assert read_table(SMALL, tmp_path)["n"].tolist() == [row["n"] for row in rows]
+
+
 @pytest.mark.parametrize("row", [{"specimen_id": 7, "z": 0, "depth": 1}, {"specimen_id": "seven", "z": 0}])
 def test_a_row_that_does_not_fit_makes_no_frame(row: dict[str, object]) -> None:
     with pytest.raises(TableError, match="small"):

@@ -52,9 +52,19 @@ class Dataset:
         """The rows of the manifest that are not excluded."""
         return self.manifest[self.manifest["split"] != Split.EXCLUDED]
 
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the manifest with plain values."""
+        return records(self.manifest)
+
+    @property
+    def taken_rows(self) -> list[dict[str, Any]]:
+        """Those of them that are not excluded."""
+        return [row for row in self.rows if row["split"] != Split.EXCLUDED]
+
     def volumes(self, kind: str) -> Iterator[tuple[dict[str, Any], Volume]]:
         """Rows of the manifest with their opened image or label; what cannot be opened is `check_grids`' to tell."""
-        for row in records(self.manifest[self.manifest[f"{kind}_path"].notna()]):
+        for row in (row for row in self.rows if row[f"{kind}_path"] is not None):
             try:
                 yield row, open_volume(self.root / row[f"{kind}_path"])
             except StackError:

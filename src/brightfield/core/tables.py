@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from brightfield.core.errors import TableError
@@ -38,13 +39,23 @@ def read_table(table: Table, root: Path, *, columns: list[str] | None = None, sp
     path = root / table.path
     if not path.is_file():
         raise TableError(f"the {table.name} table is not there; build it with `dvc repro` or fetch it with `dvc pull`", path=path)
-    found = pq.read_schema(path)
-    if not found.equals(table.arrow_schema, check_metadata=False):
-        missing = sorted(set(table.column_names) ^ set(found.names))
-        raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
-    wanted = None if specimen_id is None else [("specimen_id", "==", specimen_id)]
-    frame: pd.DataFrame = pq.read_table(path, columns=columns, filters=wanted).to_pandas(types_mapper=_nullable_dtype)
+    with pq.ParquetFile(path) as file:  # not pq.read_table, which imports a query engine
+        found = file.schema_arrow
+        if not found.equals(table.arrow_schema, check_metadata=False):
+            missing = sorted(set(table.column_names) ^ set(found.names))
+            raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
+        rows = file.read(columns=columns) if specimen_id is None else _rows_of(file, specimen_id, columns or found.names)
+    frame: pd.DataFrame = rows.to_pandas(types_mapper=_nullable_dtype)
     return frame
+
+
+def _rows_of(file: pq.ParquetFile, specimen_id: int, columns: list[str]) -> pa.Table:
+    """The rows of one cell: only row groups that may hold it are read, and rows are in the order of their cells."""
+    at = file.schema_arrow.get_field_index("specimen_id")
+    known = [file.metadata.row_group(group).column(at).statistics for group in range(file.num_row_groups)]
+    groups = [group for group, of in enumerate(known) if of is None or not of.has_min_max or of.min <= specimen_id <= of.max]
+    rows = file.read_row_groups(groups, columns=list({*columns, "specimen_id"}))
+    return rows.filter(pa.compute.equal(rows["specimen_id"], specimen_id)).select(columns)
 
 
 def parse_table(data: bytes) -> pd.DataFrame:

@@ -83,11 +83,14 @@ def _package_of(module: str) -> list[str]:
 
 
 def module_file(module: str) -> Path:
-    """The source file of a module, without importing it."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    """The source file of a module of a package, without importing it, nor the packages between. Raises ModuleNotFoundError."""
+    package, *names = module.split(".")
+    spec = importlib.util.find_spec(package)
+    place = Path(spec.origin).parent.joinpath(*names) if spec is not None and spec.origin is not None else Path(package)
+    file = next((file for file in (place / "__init__.py", place.with_name(f"{place.name}.py")) if file.is_file()), None)
+    if file is None:
         raise ModuleNotFoundError(module)
-    return Path(spec.origin)
+    return file
 
 
 # ------------------------------------------------------------------------------------------------------------ one module
@@ -111,9 +114,8 @@ class _Module:
         """Where names of the package come from: local name -> (module, name in it, or None for the module itself)."""
         found: dict[str, tuple[str, str | None]] = {}
         for local, source, inner in self.entry["imports"]:
-            module = f"{source}.{inner}"
-            is_module = inner is not None and _is_package(source) and importlib.util.find_spec(module) is not None
-            found[local] = (module, None) if is_module else (source, inner)
+            is_module = inner is not None and _is_package(source) and _exists(f"{source}.{inner}")
+            found[local] = (f"{source}.{inner}", None) if is_module else (source, inner)
         return found
 
     @property
@@ -233,6 +235,12 @@ def _package_imports(tree: ast.Module, name: str) -> Iterator[tuple[str, str, st
 
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == PACKAGE
+
+
+def _exists(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):
+        return bool(module_file(module))
+    return False
 
 
 def _is_package(module: str) -> bool:

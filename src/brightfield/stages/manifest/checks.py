@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brightfield.built.dataset import Dataset, records
+from brightfield.config.options import Config
 from brightfield.config.params import section_digest
 from brightfield.core.codes import Finding, Grade, Severity, Split
 from brightfield.core.errors import BrightfieldError, TableError
@@ -39,12 +40,14 @@ from brightfield.stages.manifest.voxel_checks import check_codes, check_componen
 type Check = Callable[[Dataset], Iterator[Finding]]
 
 
-def run_checks(root: Path, checks: Sequence[Check] | None = None) -> list[Finding]:
-    """What `checks` (default: all) find about the dataset at `root`, errors first.
+def run_checks(root: Path, checks: Sequence[Check] | None = None, config: Config | None = None) -> list[Finding]:
+    """What `checks` (default: all) find about the dataset at `root`, errors first. config: that of the dataset, where it is known.
 
     A check whose table is not there leaves it to `check_schema`.
     """
     dataset = Dataset(root)
+    if config is not None:
+        dataset.config = config
     findings: list[Finding] = []
     for check in watched(CHECKS if checks is None else checks, "checks", "check"):
         try:

@@ -51,7 +51,7 @@ def run(config: Config, root: Path) -> None:
     write_hub(root)
     write_card(root, config)
     write_croissant(root, config)
-    findings = run_checks(root, WHILE_BUILDING)
+    findings = run_checks(root, WHILE_BUILDING, config)
     print(as_text(findings))
     refuse_errors(findings)
     write_json(root / CHECKS_FILE, [asdict(finding) for finding in findings])

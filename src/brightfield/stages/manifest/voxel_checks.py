@@ -43,7 +43,7 @@ KNOWN_CODES = {
 def check_grids(dataset: Dataset) -> Iterator[Finding]:
     """Image, labels and reasons of a cell share one grid at every level: the one that cells table and configuration say."""
     image, z_step = dataset.config.image, dataset.config.image.z_step
-    for row in records(dataset.taken):
+    for row in dataset.taken_rows:
         specimen_id = int(row["specimen_id"])
         try:
             found = {kind: open_volume(dataset.root / str(row[f"{kind}_path"])) for kind in ("image", "label")}
@@ -174,7 +174,7 @@ def check_nodes(dataset: Dataset) -> Iterator[Finding]:
 def check_patches(dataset: Dataset) -> Iterator[Finding]:
     """Patches lie in their volume and in what was downloaded, are centred on known voxels, count right, and follow their cell's side."""
     patches = read_table(PATCHES, dataset.root)
-    cells = {int(row["specimen_id"]): row for row in records(dataset.taken)}
+    cells = {int(row["specimen_id"]): row for row in dataset.taken_rows}
     for key, group in patches.groupby("specimen_id", sort=True):
         specimen_id = int(str(key))
         if specimen_id not in cells:
@@ -214,8 +214,10 @@ def _downloaded_faults(dataset: Dataset, specimen_id: int, patches: pd.DataFrame
 def _count_faults(dataset: Dataset, label_path: str, patches: pd.DataFrame, boxes: NDArray[np.int64]) -> Iterator[str]:
     labels = open_volume(dataset.root / label_path)
     names = {Label.BACKGROUND: "background", **LABEL_NAMES, Label.UNKNOWN: "unknown"}
-    for at in np.unique(np.linspace(0, len(patches) - 1, PATCHES_PER_CELL).round().astype(int)).tolist():
-        row, codes = patches.iloc[at], labels.read(_window(boxes[at]))
+    chosen = np.unique(np.linspace(0, len(patches) - 1, PATCHES_PER_CELL).round().astype(int)).tolist()
+    rows = dict(zip(chosen, records(patches.iloc[chosen]), strict=True))
+    for at in chosen:
+        row, codes = rows[at], labels.read(_window(boxes[at]))
         if codes[centre_of(codes.shape)] == Label.UNKNOWN:
             yield f"patch {row['patch']} is centred on unknown"
         counts = np.bincount(codes.reshape(-1), minlength=256)
