@@ -17,14 +17,16 @@ from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Verdict
 from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, image_store, label_store
-from brightfield.core.schema import ALIGNMENT, FINDINGS, LABEL_STATS
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS
 from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
+from brightfield.stages.rasterize.snap import Snap
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from brightfield.core.skeleton import Skeleton
     from brightfield.stages.rasterize.chunks import Boxes
     from brightfield.stages.rasterize.evidence import Evidence
     from brightfield.stages.rasterize.plan import LabelPlan
@@ -54,7 +56,7 @@ def run(config: Config, root: Path) -> None:
 
 def _task(built: BuiltCell) -> CellTask:
     evident = built.config.labels.evidence
-    key = {
+    key: dict[str, object] = {
         "options": section_digest(built.config, WITH_EVIDENCE if evident else DECIDING),
         "cell": facts_digest(built.cell),
         "swc": file_digest(built.skeleton_path),
@@ -63,6 +65,8 @@ def _task(built: BuiltCell) -> CellTask:
     }
     if evident:
         key |= {"pixels": rows_digest(built.tiles), "alignment": rows_digest(_alignment(built))}
+    if (snap := _snap(built)) is not None:
+        key |= snap.attributes
     return CellTask(key, draw_cell, (built.root, built.cell, built.config))
 
 
@@ -71,43 +75,59 @@ def draw_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
     from brightfield.stages.rasterize.labels import downloaded_boxes, write_labels
 
     built = BuiltCell(root, cell, config)
-    boxes = downloaded_boxes(built.tiles)
-    evidence = _evidence(built, boxes) if config.labels.evidence else None
+    boxes, snap = downloaded_boxes(built.tiles), _snap(built)
+    skeleton = built.skeleton if snap is None else snap.skeleton(built.skeleton)
+    evidence = _evidence(built, skeleton, boxes) if config.labels.evidence else None
     chunk, shard = tuple(config.image.chunk_zyx), tuple(config.image.shard_zyx)
     stats = write_labels(
         out / label_store(cell.specimen_id),
-        built.skeleton,
+        skeleton,
         built.grid,
-        _plan(built, boxes, evidence),
+        _plan(built, boxes, evidence, snap),
         config.labels,
         chunk_zyx=(chunk[0], chunk[1], chunk[2]),
         shard_zyx=(shard[0], shard[1], shard[2]),
         source_image=f"../../{IMAGES_DIR.name}/{image_store(cell.specimen_id).name}",
-        attributes={"specimen_id": cell.specimen_id, "swc_sha256": file_digest(built.skeleton_path)},
+        attributes=_facts(built, snap),
         image_reasons=None if evidence is None else evidence.reasons,
         image_soma=None if evidence is None else evidence.soma,
     )
     stats = replace(stats, soma_iou=None if evidence is None or evidence.body is None else round(evidence.body.iou, 4))
     write_table(LABEL_STATS, frame_of(LABEL_STATS, [stats.to_row(cell.specimen_id)]), out)
-    noticed = (*built.skeleton.findings, *stats.findings, *(() if evidence is None else evidence.findings))
+    noticed = [*built.skeleton.findings, *stats.findings, *(() if evidence is None else evidence.findings)]
+    noticed += [] if snap is None else [snap.finding]
     findings = [asdict(finding) | {"specimen_id": cell.specimen_id, "number": i} for i, finding in enumerate(noticed)]
     write_table(FINDINGS, frame_of(FINDINGS, findings), out)
 
 
-def _plan(built: BuiltCell, boxes: Boxes, evidence: Evidence | None) -> LabelPlan:
+def _snap(built: BuiltCell) -> Snap | None:
+    """How far the cell is moved before it is drawn; None where `align.snap` is off."""
+    if not built.config.align.snap:
+        return None
+    rows = read_table(ALIGNMENT_CELLS, built.root, specimen_id=built.specimen_id)
+    return None if rows.empty else Snap.of(rows.iloc[0], built.config.align.max_shift_um)
+
+
+def _facts(built: BuiltCell, snap: Snap | None) -> dict[str, object]:
+    """What the label store says of the cell."""
+    facts = {"specimen_id": built.specimen_id, "swc_sha256": file_digest(built.skeleton_path)}
+    return facts | ({} if snap is None else snap.attributes)
+
+
+def _plan(built: BuiltCell, boxes: Boxes, evidence: Evidence | None, snap: Snap | None) -> LabelPlan:
     from brightfield.stages.rasterize.plan import LabelPlan
 
     marked = {z for z, plane in enumerate(built.stack.planes[:: built.config.image.z_step]) if not plane.usable}
     return LabelPlan(
         stack=built.stack.grid,
-        markers=built.markers,
+        markers=built.markers if snap is None else snap.markers(built.markers),
         bad_planes=tuple(sorted(marked if evidence is None else marked | set(evidence.bad_planes))),
         downloaded=boxes,
         reconstruction_type=built.cell.reconstruction_type,
     )
 
 
-def _evidence(built: BuiltCell, boxes: Boxes) -> Evidence:
+def _evidence(built: BuiltCell, skeleton: Skeleton, boxes: Boxes) -> Evidence:
     from brightfield.stages.rasterize.evidence import Traced, evidence_of
     from brightfield.stages.rasterize.misregistered import StretchVerdict
 
@@ -116,7 +136,7 @@ def _evidence(built: BuiltCell, boxes: Boxes) -> Evidence:
     found = zip(rows["stretch"].to_numpy(np.int64).tolist(), rows["verdict"].tolist(), measures, strict=True)
     verdicts = {stretch: StretchVerdict(Verdict(verdict), *measured) for stretch, verdict, measured in found}
     options = built.config.labels
-    traced = Traced(built.skeleton, verdicts, built.config.align.stretch_um, options.r_min_um, options.soma == SomaOutline.image)
+    traced = Traced(skeleton, verdicts, built.config.align.stretch_um, options.r_min_um, options.soma == SomaOutline.image)
     return evidence_of(built.image, boxes, traced)
 
 
