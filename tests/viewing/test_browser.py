@@ -132,8 +132,9 @@ def test_the_skeleton_runs_through_the_middle_of_its_label(browser: Browser, sta
 
 
 def test_a_stretch_that_is_not_on_the_stain_is_red(browser: Browser) -> None:
+    along_x = browser.opened.scene.verdicts["NOT ON"].points_zyx[:, 2]
     with browser.opened.viewer.txn() as state:
-        state.position = [15 / 0.5 + 110, ROW + 0.5, PLANE + 0.5]
+        state.position = [along_x.mean() + 0.5, ROW + 0.5, PLANE + 0.5]
     red = np.abs(browser.shot("image", "skeleton", "alignment") - VERDICT_COLOURS_RGB["NOT ON"]).max(axis=-1) < 40
     with browser.opened.viewer.txn() as state:
         state.position = [COLUMN + 0.5, ROW + 0.5, PLANE + 0.5]

@@ -12,7 +12,7 @@ html, body { margin: 0; height: 100%; background: #20252b; color: #dfe4ea; font:
 body { display: flex }
 nav { width: 16em; overflow: auto; padding: .5em; box-sizing: border-box }
 iframe { flex: 1; border: 0 }
-input { width: 100%; box-sizing: border-box; margin-bottom: .5em }
+input { width: 100%; box-sizing: border-box; margin-bottom: .5em; position: sticky; top: 0 }
 a, .absent { display: block; padding: .25em .4em; color: inherit; text-decoration: none }
 a:hover { background: #343c46 }
 a.shown { background: #0072b2 }
