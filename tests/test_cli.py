@@ -181,3 +181,23 @@ def test_a_work_directory_that_holds_other_things_is_refused_when_it_is_named(tm
     for place in ("''", ".", "..", "/", "data", str(tmp_path)):
         assert cli.main(["-C", str(tmp_path), "config", f"compute.work_dir={place}"]) == 2
         assert "compute.work_dir = " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["push"], ["push", "--repair"]])
+@pytest.mark.parametrize("place", ["nothing", "no git", "broken"])
+def test_where_dvc_finds_no_repository_is_told_in_one_line(
+    words: list[str], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if place != "nothing":
+        (tmp_path / ".dvc").mkdir()
+    if place == "broken":
+        (tmp_path / ".dvc" / "config").write_text("[core\nno_scm = perhaps\n")
+    assert cli.main(["-C", str(tmp_path), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no DVC repository can be opened here: ")
+    assert said.count("\n") == 1
+
+
+def test_gc_may_keep_more_than_any_disk_holds(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    assert cli.main(["-C", str(tmp_path), "gc", "--keep-gb", "1e308"]) == 0

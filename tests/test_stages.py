@@ -26,7 +26,7 @@ from repositories import REPOSITORY, command
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_home")]
 
 CELLS = (11, 12, 13, 14)
-BY_CELL = ("download", "align", "rasterize", "manifest")
+BY_CELL = ("download", "align", "rasterize", "manifest", "report")
 """Stages that work cell by cell; the folder of that name in the work cache shows their progress."""
 
 
@@ -71,13 +71,18 @@ def counts(told: str) -> dict[str, tuple[int, int]]:
     return {step: (int(new), int(old)) for step, new, old in re.findall(r"^(\w+): (\d+) computed, (\d+) found", told, re.MULTILINE)}
 
 
-def kill_once_a_cell_is_finished(root: Path, stage: str) -> None:
-    process = subprocess.Popen(["dvc", "repro", "-s", stage], cwd=root, start_new_session=True, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not finished(root, stage):
-        time.sleep(0.002)
-    assert process.poll() is None, f"{stage} ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def kill(root: Path, stage: str) -> bool:
+    """Begin a stage and kill all of it: once a cell is finished, or where it has none at once. Whether it came before the stage's end."""
+    words = ["dvc", "repro", "-s", stage]
+    heard = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(words, cwd=root, start_new_session=True, stdout=subprocess.PIPE, text=True, env=heard) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("Running stage") for line in process.stdout)
+        while stage in BY_CELL and process.poll() is None and not finished(root, stage):
+            time.sleep(0.002)
+        in_time = process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+    return in_time
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +98,14 @@ def built(stacks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_in_every_stage_it_ends_with_what_another_machine_makes(built: Path, stacks: Path, tmp_path: Path) -> None:
     killed = checkout(tmp_path / "a", stacks, "compute.workers=1")
+    in_time, kept = {}, {}
     for stage in yaml.safe_load((killed / "dvc.yaml").read_text())["stages"]:
-        if stage in BY_CELL:
-            kill_once_a_cell_is_finished(killed, stage)
-            kept = len(finished(killed, stage))
-            told = command(killed, "dvc", "repro", "-s", stage)
-            assert counts(told)[stage] == (len(CELLS) - kept, kept)
-            assert 0 < kept < len(CELLS)
-        else:
-            command(killed, "dvc", "repro", "-s", stage)
+        in_time[stage] = kill(killed, stage)
+        kept[stage] = len(finished(killed, stage)) if stage in BY_CELL else 0
+        told = command(killed, "dvc", "repro", "-s", stage)
+        assert not in_time[stage] or counts(told).get(stage, (0, 0)) == ((len(CELLS) - kept[stage], kept[stage]) if kept[stage] else (0, 0))
+    assert sum(in_time.values()) > len(in_time) / 2, "a busy machine may miss a short stage, not most of them"
+    assert any(0 < n < len(CELLS) for n in kept.values())
     for name in ("dvc.lock", "reports/metrics.json"):
         assert (built / name).read_bytes() == (killed / name).read_bytes()
 

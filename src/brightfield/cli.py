@@ -212,7 +212,7 @@ def _add_gc(commands: Commands) -> None:
 def _gc(words: argparse.Namespace) -> int:
     from brightfield.run.collect import gc
 
-    freed = gc(words.root, _params(words).compute.work_dir, keep_bytes=int(words.keep_gb * 1e9))
+    freed = gc(words.root, _params(words).compute.work_dir, keep_bytes=int(min(words.keep_gb, 1e9) * 1e9))
     print(f"freed {freed / 1e9:.2f} GB")
     return 0
 

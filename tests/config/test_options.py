@@ -225,6 +225,8 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, s
         ("quality: 100", "quality: " + "[" * 20000, "nested more than"),
         ("seed: 7", "seed: " + "9" * 5000, "at most 18 digits"),
         ("species: Mus musculus", 'species: "a\\0b"', r"source\.species"),
+        ("species: Mus musculus", 'species: "a\u202eb"', r"source\.species"),
+        ("species: Mus musculus", 'species: "a\\x9bb"', r"source\.species"),
         ("quality: 100", "quality: [" + "x," * 5000 + "]", r"image\.quality"),
     ],
 )

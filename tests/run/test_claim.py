@@ -20,8 +20,8 @@ from pathlib import Path
 from brightfield.run.claim import at_work, end_with_dvc
 end_with_dvc()
 with at_work(Path("."), Path(".work")):
-    Path("started").write_text(str(__import__("os").getpid()))
     try:
+        Path("started").write_text(str(__import__("os").getpid()))
         time.sleep(60)
     finally:
         Path("ended").touch()

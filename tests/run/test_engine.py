@@ -140,7 +140,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     worker = int(mark.read_text())
     parent.kill()
     parent.wait()
-    for _ in range(100):
+    for _ in range(1200):
         if not Path(f"/proc/{worker}").exists() or " Z " in Path(f"/proc/{worker}/stat").read_text():
             return
         time.sleep(0.05)

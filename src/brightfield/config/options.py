@@ -120,8 +120,9 @@ _Size = Annotated[float, Field(ge=0, le=100)]
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 _Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 _Edge = Annotated[int, Field(ge=1, le=65536)]
-_LongText = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"  # no control signs, ends of lines, or changes of direction
+_LongText = Annotated[str, Field(max_length=4000, pattern=_PLAIN)]
+_Text = Annotated[str, Field(max_length=1000, pattern=_PLAIN)]
 _Box = Field(min_length=3, max_length=3)
 _Several = Field(max_length=20000)
 

@@ -17,12 +17,18 @@ _NOT_LET_IN = ("credential", "permission denied", "access denied", "accessdenied
 def team_repo(root: Path) -> Iterator[Any]:
     """DVC's view of the repository at `root`, which compares what arrives from a remote with its hash: by default it believes its remotes.
 
-    Raises ConfigError where the clone knows no remote, TransferError, in one line, for whatever a remote raises within the block.
+    Raises ConfigError where DVC finds no repository or the clone knows no remote, TransferError, in one line, for whatever a remote raises
+    within the block.
     """
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
-        remotes = {name: {"verify": True} for name in repo.config["remote"]}
+    try:
+        with Repo(str(root)) as repo:
+            remotes = {name: {"verify": True} for name in repo.config["remote"]}
+    except Exception as error:  # of DVC, of its configuration, of git
+        raise ConfigError(
+            f"no DVC repository can be opened here: {' '.join(str(error).split())}; run this in a clone, or say -C"
+        ) from error
     if not remotes:
         raise ConfigError("this clone knows no remote; add the team's: dvc remote add -d team URL")
     with Repo(str(root), config={"remote": remotes}) as repo:

@@ -41,12 +41,19 @@ class _Odd:
 
 _ROW = {"specimen__id": 1, "specimen__name": "a", "donor__id": 2, "donor__species": "x"}
 _BAD_ROWS = [{"specimen__id": 1e400}, {"specimen__id": -5}, {"specimen__id": 10**30}, {"specimen__name": None}, {"donor__id": "x"}]
+_BAD_ROWS += [{"specimen__id": True}, {"specimen__id": 1.5}, {"donor__id": float("nan")}, {"line_name": "x" * 200_000}]
 
 
 @pytest.mark.parametrize("msg", [None, "text", 5, [None], ["x"], {}, *[[_ROW | edit] for edit in _BAD_ROWS]])
 def test_an_answer_of_another_shape_is_refused_in_words(msg: object) -> None:
     with pytest.raises(SourceError):
         AllenSource(_Answering(json.dumps({"success": True, "msg": msg}).encode()), "http://h").cells()  # type: ignore[arg-type]
+
+
+def test_texts_of_the_service_are_one_line_that_can_be_written_and_shown() -> None:
+    row = _ROW | {"specimen__name": "a\x1b[31m\nb\u202ec\ud800", "donor__species": "Mus\nmusculus", "specimen__id": 1.0}
+    (cell,) = AllenSource(_Answering(json.dumps({"success": True, "msg": [row]}).encode()), "http://h").cells()  # type: ignore[arg-type]
+    assert (cell.specimen_id, cell.name, cell.species) == (1, "a [31m b c", "Mus musculus")
 
 
 _ODD = (None, "", "abc", -5, 0, 1e400, float("nan"), 10**30, 10**12, True, [], {}, [None], "9" * 30, "\0", "a\nb", "x" * 200_000)

@@ -24,7 +24,7 @@ from brightfield.stages.download import stage as download
 from brightfield.stages.query import stage as query
 from brightfield.volumes.volume import open_volume
 from repositories import REPOSITORY
-from servers import ACCESS, SECRET, free_port, s3_server, ssh_server, wait_for
+from servers import ACCESS, SECRET, s3_server, serving, ssh_server
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.usefixtures("at_home")]
 
@@ -64,11 +64,10 @@ def over_s3(folder: Path, patch: pytest.MonkeyPatch) -> tuple[str, Path, subproc
 
 def over_http(folder: Path, patch: pytest.MonkeyPatch) -> tuple[str, Path, subprocess.Popen[bytes], bytes]:
     """Python's web server, which lists directories and knows no ranges."""
-    port, store = free_port(), folder / "store"
+    store = folder / "store"
     store.mkdir()
-    words = [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(store), str(port)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(port, process)
+    words = [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", str(store)]
+    port, process = serving(lambda port: subprocess.Popen([*words, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     return f"http://127.0.0.1:{port}", store, process, b"there is no secret"
 
 

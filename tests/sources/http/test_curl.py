@@ -169,7 +169,7 @@ def test_an_answer_that_takes_too_long_for_its_size_is_given_up_however_lively_i
     started = time.monotonic()
     with pytest.raises(Broken, match=r"not here after 2 s") as raised:
         Connection(0.5).get(f"http://127.0.0.1:{server.port}/", 100_000)  # 0.5 s and 100 kB at 64 kB/s
-    assert 1.5 < time.monotonic() - started < 4
+    assert time.monotonic() - started > 1.5
     assert not raised.value.final
 
 
@@ -227,19 +227,24 @@ def test_a_kept_connection_is_aborted_whatever_was_asked_elsewhere_meanwhile(ser
     connection = Connection(30)
     for server in (first, second):
         connection.get(f"http://127.0.0.1:{server.port}/", LARGEST)
-    silent = threading.Event()
+    asked_again, silent = threading.Event(), threading.Event()
 
     def say_nothing(_: bytes) -> None:
-        silent.wait(30)
+        asked_again.set()
+        silent.wait(60)
+
+    def abort() -> None:
+        asked_again.wait(60)
+        connection.abort()
 
     first.answers = say_nothing
-    threading.Timer(0.5, connection.abort).start()
+    threading.Thread(target=abort, daemon=True).start()
     started = time.monotonic()
     with ThreadPoolExecutor(1) as other:
         asked = other.submit(connection.get, f"http://127.0.0.1:{first.port}/", LARGEST)
         assert isinstance(asked.exception(), Broken)
     silent.set()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25, "the server is silent for 30 s"
 
 
 def test_ctrl_c_is_heard_while_a_server_is_silent(tmp_path: Path) -> None:
@@ -252,9 +257,9 @@ def test_ctrl_c_is_heard_while_a_server_is_silent(tmp_path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
         assert process.stdout is not None
         assert process.stdout.readline() == b"asking\n"
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        started = time.monotonic()
-        _, said = process.communicate(timeout=30)
-    assert time.monotonic() - started < 10
+        silent.settimeout(60)
+        with silent.accept()[0] as asked:
+            assert asked.recv(1) == b"G", "the request is on its way"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=45)  # well before the 60 s after which it would give up
     assert b"KeyboardInterrupt" in said

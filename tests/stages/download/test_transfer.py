@@ -283,21 +283,24 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(tmp_path: Path, stop_after
 def test_ctrl_c_waits_for_no_answer_that_may_never_come(tmp_path: Path) -> None:
     cell = a_cell()
     plan = plan_cell(cell, SKELETON, OPTIONS)
-    source = PatternSource()
+    source, is_silent = PatternSource(), threading.Event()
 
     def answer_first(crop: Crop) -> None:
-        if len(source.crops) > 5 and not source.closed.wait(60):
-            raise TransferError("stalled")
+        if len(source.crops) > 5:
+            is_silent.set()
+            if not source.closed.wait(60):
+                raise TransferError("stalled")
+
+    def interrupt(main: int) -> None:
+        if is_silent.wait(60):
+            signal.pthread_kill(main, signal.SIGINT)
 
     source.interfere = answer_first
-    main = threading.main_thread().ident
-    assert main is not None
-    timer = threading.Timer(1.0, signal.pthread_kill, (main, signal.SIGINT))
-    timer.start()
+    threading.Thread(target=interrupt, args=(threading.get_ident(),), daemon=True).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(cell, plan, source, tmp_path)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60, "no thread waited for its answer to the end"
     assert source.closed.is_set()
     clean = run(cell, plan, PatternSource(), tmp_path / "clean")
     pd.testing.assert_frame_equal(run(cell, plan, PatternSource(), tmp_path), clean)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from brightfield.core.cell import Cell, Plane, Stack, check_stack_size
 from brightfield.core.errors import SourceError, StackError
-from brightfield.sources.allen.rows import MAX_ID, shown
+from brightfield.sources.allen.rows import MAX_ID, MAX_TEXT, shown
 
 type Row = Mapping[str, Any]
 
@@ -31,8 +31,10 @@ SIZE_EXCESS_PX = 1  # a picture may be this much larger than asked for, in rows 
 
 
 def _text(value: object) -> str | None:
-    """Text as the database means it: an empty string or one in quotes is an artefact of its exports."""
-    text = "" if value is None else str(value).strip().strip('"')
+    """Text as the database means it, one line: an empty string or one in quotes is an artefact of its exports."""
+    text = "" if value is None else "".join(c if c.isprintable() else " " for c in str(value)).strip().strip('"')
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a text of {len(text)} characters")
     return text or None
 
 
@@ -48,8 +50,8 @@ def _id(value: object) -> int | None:
 def _own_id(value: object) -> int:
     """The id of a record: a whole number above 0 that 64 bits hold."""
     number = int(value)  # type: ignore[call-overload]
-    if not 0 < number <= MAX_ID:
-        raise ValueError(f"{number:.3g} is no id")
+    if isinstance(value, bool) or (isinstance(value, float) and number != value) or not 0 < number <= MAX_ID:
+        raise ValueError(f"{shown(value)} is no id")
     return int(number)
 
 
@@ -65,7 +67,7 @@ def cell_of(row: Row) -> Cell:
             specimen_id=specimen_id,
             name=name,
             donor_id=donor_id,
-            species=str(row["donor__species"]),
+            species=_text(row["donor__species"]) or "",
             line=_text(row.get("line_name")),
             reporter=_text(row.get("cell_reporter_status")),
             structure=_text(row.get("structure_parent__acronym")),

@@ -12,11 +12,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from brightfield.core.errors import SourceError
 
 MAX_ID = 2**63 - 1
+MAX_TEXT = 1000
 _SHOWN = 80  # characters of a value that is refused
 
 type _Id = Annotated[int, Field(gt=0, le=MAX_ID)]
 type _Whole = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID)] | None
-type _Text = Annotated[str, Field(max_length=1000)] | None
+type _Text = Annotated[str, Field(max_length=MAX_TEXT)] | None
 
 
 def _none_if_empty(value: object) -> object:

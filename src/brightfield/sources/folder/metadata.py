@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brightfield.core.errors import TableError
-from brightfield.core.urls import public_url
+from brightfield.core.urls import public_text, public_url
 
 MAX_BYTES = 100_000_000
 MAX_TEXT = 1000
@@ -164,6 +164,8 @@ def _values(cells: Mapping[str, str], place: str, line: int) -> Values:
 def _any_text(text: str) -> str:
     if len(text) > MAX_TEXT or not text.isprintable():
         raise ValueError(f"expected one line of at most {MAX_TEXT} characters")
+    if public_text(text) != text:
+        raise ValueError("this could be an address with a password or a token, and tables are published")
     return text
 
 
@@ -180,8 +182,12 @@ def _id(text: str) -> int:
 
 
 def _donor(text: str) -> int:
-    """A number or a name; what looks like a number must be one."""
-    return _id(text) if re.fullmatch(r"[-+0-9.,]+", text) else number_of(_any_text(text))
+    """A number or a name; what reads as a number must be one, or one animal written in two ways becomes two."""
+    return _id(text) if _NUMBER.fullmatch(text) else number_of(_any_text(text))
+
+
+_NUMBER = re.compile(r"[-+\d.,]+([eE][-+]?\d+)?|0[xX][0-9a-fA-F]+")
+"""What a spreadsheet or a program may mean a number by: 5.0, 1e3, 0x10, digits of any script."""
 
 
 def _number(low: float, high: float) -> Parse:
