@@ -83,14 +83,17 @@ def _package_of(module: str) -> list[str]:
 
 
 def module_file(module: str) -> Path:
-    """The source file of a module of a package, without importing it, nor the packages between. Raises ModuleNotFoundError."""
+    """The source file of a module, without importing it, nor the packages that it is in. Raises ModuleNotFoundError."""
     package, *names = module.split(".")
     spec = importlib.util.find_spec(package)
-    place = Path(spec.origin).parent.joinpath(*names) if spec is not None and spec.origin is not None else Path(package)
-    file = next((file for file in (place / "__init__.py", place.with_name(f"{place.name}.py")) if file.is_file()), None)
-    if file is None:
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError(module)
-    return file
+    place = Path(spec.origin).parent.joinpath(*names)
+    candidates = (place / "__init__.py", place.with_name(f"{place.name}.py")) if names else (Path(spec.origin),)
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise ModuleNotFoundError(module)
 
 
 # ------------------------------------------------------------------------------------------------------------ one module

@@ -234,6 +234,26 @@ class WorkCache:
             return True
 
 
+def made_once(
+    root: Path, stage: str, part: str, key_parts: object, function: Callable[..., object], args: tuple[Any, ...], work_dir: str | Path
+) -> Path:
+    """The directory of what `function(directory, *args)` makes of a whole dataset, kept beside the finished cells of a stage.
+
+    It is found where `part`, the code and `key_parts` (plain values) are the same, and else made. `part` names the record that says who
+    uses it, and is no step with cells.
+    """
+    home = work_root(root, work_dir) / stage
+    home.mkdir(parents=True, exist_ok=True)
+    parts = {"stage": stage, "part": part, "algorithm": algorithm_digest(function, home.parent / _NOTES), "parts": key_parts}
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    register(root, home.parent, part, {0: key})
+    if not is_finished(home / key):
+        with unfinished(home) as directory:
+            function(directory, *args)
+            finish(directory, home / key)
+    return home / key
+
+
 def compute_cell(home: Path, key: str, function: Callable[..., object], args: tuple[Any, ...], outputs: tuple[Path | Table, ...]) -> None:
     """Compute one cell into `home/key`; what a killed run leaves behind has another name."""
     with unfinished(home) as directory:

@@ -15,9 +15,11 @@ import pytest
 from brightfield.config.options import Config
 from brightfield.core.codes import Finding, Severity
 from brightfield.core.errors import CellFailures, FileError, TableError
-from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_DIR, REPORT_FILE, cell_page, image_store
+from brightfield.core.layout import METRICS_FILE, PLOTS_DIR, REPORT_DIR, REPORT_FIGURES_DIR, REPORT_FILE, cell_page, image_store
 from brightfield.core.schema import ALIGNMENT_CELLS, MANIFEST, NODES
 from brightfield.core.tables import read_table, write_table
+from brightfield.run.collect import gc
+from brightfield.stages.report import figures
 from brightfield.stages.report.numbers import number
 from brightfield.stages.report.single import write_single
 from brightfield.stages.report.stage import write_report
@@ -122,6 +124,27 @@ def test_nothing_changed_no_page_is_made_and_one_changed_cell_costs_one(copied: 
     assert write_report(root, config, findings=[]).computed == (102,)
     edit(root, ALIGNMENT_CELLS, 103, "grade", "C")
     assert write_report(root, config, findings=[Finding(Severity.WARNING, "grids", "odd", 101)]).computed == (101, 103)
+
+
+def test_figures_are_drawn_where_what_they_show_has_changed(copied: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, config = copied
+    drawn = list[str]()
+    original = figures.alignment
+    monkeypatch.setattr(figures, "alignment", lambda *args: (drawn.append("alignment"), original(*args))[1])
+    folder = root / REPORT_FIGURES_DIR
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    write_report(root, config, findings=[])
+    gc(root)
+    write_report(root, config, findings=[])
+    assert drawn == []
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    edit(root, ALIGNMENT_CELLS, PAGES[0], "d_prime", 9.5)
+    edit(root, ALIGNMENT_CELLS, PAGES[0], "share_on", 0.5)
+    write_report(root, config, findings=[])
+    assert drawn == ["alignment"]
+    changed = {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]}
+    assert changed == {"alignment.svg"}
 
 
 def test_the_page_of_a_cell_that_left_the_dataset_is_gone(copied: tuple[Path, Config]) -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from brightfield.core.cell import Plane, Stack
 from brightfield.sources.demo.cells import DemoCell, demo_cells
 from brightfield.sources.demo.phantom import Phantom
-from brightfield.sources.demo.rendering import render_crop, render_projection
 from brightfield.sources.mirror.catalog import MemoryCatalog, Picture
 from brightfield.sources.mirror.records import CELLS_MODEL, file_rows, image_rows, specimen_row
 
@@ -76,6 +75,8 @@ class _PhantomPlane:
 
     def read(self, level: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """The box, rendered at the level."""
+        from brightfield.sources.demo.rendering import render_crop  # loads the compiler, which records and skeletons do not need
+
         return render_crop(self._phantom, self._plane, top, left, height, width, level)
 
 
@@ -83,10 +84,16 @@ class _PhantomProjection:
     """The minimum projection of a phantom along z, rendered once for each level."""
 
     def __init__(self, phantom: Phantom) -> None:
-        self._whole = lru_cache(2)(lambda level: render_projection(phantom, level))
+        self._whole = lru_cache(2)(lambda level: _projection(phantom, level))
         self.width_px, self.height_px = phantom.width_px, phantom.height_px
 
     def read(self, level: int, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """The box of the projection."""
         row, column = top >> level, left >> level
         return self._whole(level)[row : row + (height >> level), column : column + (width >> level)]
+
+
+def _projection(phantom: Phantom, level: int) -> NDArray[np.uint8]:
+    from brightfield.sources.demo.rendering import render_projection
+
+    return render_projection(phantom, level)

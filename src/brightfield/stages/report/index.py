@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from brightfield.built.dataset import records
 from brightfield.core.codes import LABEL_NAMES, Split
-from brightfield.core.files import write_bytes, write_text
-from brightfield.core.layout import REPORT_DIR, REPORT_FIGURES_DIR, REPORT_FILE, REPORT_STYLE_FILE, cell_page
+from brightfield.core.files import link, write_bytes, write_text
+from brightfield.core.layout import REPORT_DIR, REPORT_FIGURES_DIR, REPORT_FILE, REPORT_STAGE, REPORT_STYLE_FILE, cell_page
 from brightfield.core.schema import PATCHES
 from brightfield.core.tables import read_table
 from brightfield.core.urls import web_link
+from brightfield.run.workcache import made_once
 from brightfield.sampling.mix import delivered
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS
 from brightfield.stages.report import figures
 from brightfield.stages.report.cell import THUMBNAIL, Bar, lengths_by_verdict, verdicts
-from brightfield.stages.report.material import Material, Row
+from brightfield.stages.report.material import Material, Row, digest
 from brightfield.stages.report.numbers import SIDES, metrics, plots
 from brightfield.stages.report.pictures import colour
 from brightfield.stages.report.rendering import asset, render
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _COMPOSITION = {
     "reconstruction": "reconstruction_type",
@@ -51,8 +50,7 @@ _LISTED_NUMBERS = ("n_nodes", "voxels_fetched", "ignored_share_5um")
 
 def write_index(material: Material, changes: str) -> Path:
     """Write plots, style and index of a report whose pages of cells are there; returns the index."""
-    for name, svg in draw_figures(material).items():
-        write_bytes(material.root / REPORT_FIGURES_DIR / f"{name}.svg", svg)
+    _put_figures(material)
     write_text(material.root / REPORT_STYLE_FILE, asset("style.css"))
     terms = ("license", "license_url", "citation", "source_url", "code_version", "config_sha256")
     first = {name: material.manifest[name].iloc[0] if len(material.manifest) else "" for name in terms}
@@ -83,17 +81,38 @@ def write_index(material: Material, changes: str) -> Path:
     return write_text(material.root / REPORT_FILE, text)
 
 
-def draw_figures(material: Material) -> dict[str, bytes]:
-    """The plots of the whole dataset, SVG by name."""
-    tables = plots(material)
-    rules = material.config.split
-    return {
-        "composition": figures.classes(tables["classes"]),
-        "radius": figures.radii(material.nodes),
-        "split": figures.split_balance(_shares(material), (1 - rules.test - rules.val, rules.val, rules.test)),
-        "alignment": figures.alignment(material.grades, material.config.align.d_prime_min),
-        "unknown": figures.unknown({row["reason"]: row["voxels"] for row in records(tables["unknown"])}),
+def _put_figures(material: Material) -> None:
+    """The plots of the whole dataset, drawn where what they show has changed since."""
+    tables, rules, gate = plots(material), material.config.split, material.config.align.d_prime_min
+    unknown = {row["reason"]: row["voxels"] for row in records(tables["unknown"])}
+    shown = (tables["classes"], material.nodes, material.grades, unknown, _shares(material), (rules.test, rules.val), gate)
+    parts = [digest(part) if isinstance(part, pd.DataFrame) else repr(part) for part in shown]
+    drawn = made_once(material.root, REPORT_STAGE, "figures", parts, draw_figures, shown, material.config.compute.work_dir)
+    for name in FIGURES:
+        link(drawn / f"{name}.svg", material.root / REPORT_FIGURES_DIR / f"{name}.svg")
+
+
+def draw_figures(
+    out: Path,
+    classes: pd.DataFrame,
+    nodes: pd.DataFrame,
+    grades: pd.DataFrame,
+    unknown: Mapping[str, int],
+    shares: Mapping[str, Sequence[float]],
+    asked: tuple[float, float],
+    gate: float,
+) -> None:
+    """The plots of the whole dataset as SVG in the directory `out`. asked: shares of test and val. gate: the least d'."""
+    test, val = asked
+    drawn = {
+        "composition": figures.classes(classes),
+        "radius": figures.radii(nodes),
+        "split": figures.split_balance(shares, (1 - test - val, val, test)),
+        "alignment": figures.alignment(grades, gate),
+        "unknown": figures.unknown(unknown),
     }
+    for name, svg in drawn.items():
+        write_bytes(out / f"{name}.svg", svg)
 
 
 def _shares(material: Material) -> Mapping[str, Sequence[float]]:
