@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from distributed import get_worker
 
 from brightfield.config.options import ComputeConfig, Scheduler
 from brightfield.core.errors import ConfigError, StackError
@@ -49,6 +51,10 @@ def count_attempts(x: int, marks: str) -> int:
     with (Path(marks) / str(x)).open("a") as log:
         log.write("x")
     raise OSError("disk is busy")
+
+
+def deny(_: int) -> None:
+    raise PermissionError("no such file system")
 
 
 def thread_limit(_: int) -> str:
@@ -163,6 +169,31 @@ def test_a_dask_cluster_loses_only_the_hopeless_cells() -> None:
     results, failures = map_cells(die_on_three, tasks(6), Engine(ComputeConfig(scheduler=Scheduler.dask, workers=2, retries=0)))
     assert set(results) == {1, 2, 4, 5, 6}
     assert set(failures) == {3}
+
+
+def without_files_on_the_first(x: int, marks: str) -> int:
+    if get_worker().name == 0:
+        (Path(marks) / str(x)).touch()
+        raise PermissionError("no such file system")
+    return die_once(x, marks) if x == 3 else x
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_cell_goes_on_elsewhere_where_a_node_lacks_the_files_and_another_dies(tmp_path: Path) -> None:
+    work = {i: (i, str(tmp_path)) for i in range(1, 9)}
+    results, failures = map_cells(without_files_on_the_first, work, Engine(ComputeConfig(scheduler=Scheduler.dask, workers=2)))
+    assert len(list(tmp_path.iterdir())) > 1
+    assert (results, failures) == ({i: i for i in work}, {})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_no_worker_can_do_is_told_in_a_line_with_the_worker() -> None:
+    _, failures = map_cells(deny, tasks(2), Engine(ComputeConfig(scheduler=Scheduler.dask, workers=2, retries=1)))
+    for reason in failures.values():
+        assert re.fullmatch(r"PermissionError: no such file system \(worker tcp://127\.0\.0\.1:\d+\)", reason)
+    assert set(failures) == {1, 2}
 
 
 def test_a_dask_scheduler_that_does_not_answer_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -244,32 +245,83 @@ def _pickled(answer: tuple[str, Any]) -> bytes:
 # --------------------------------------------------------------------------------------------------------------- clusters
 
 
+_PATIENCE_S = 60
+"""In all of a run, for a worker to come in place of those that a cell has failed on."""
+
+
 def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
     """Through dask.distributed. Never more tasks out than workers: a dying worker puts all its tasks under suspicion."""
     distributed = _import_cluster("distributed")
     with _client(engine) as client:
-        waiting, attempts = deque(tasks), dict.fromkeys(tasks, 0)
-        running = distributed.as_completed()
-        out: dict[Any, int] = {}
+        yield from _Sent(client, distributed.as_completed(), function, tasks, engine).run()
 
-        def submit() -> None:
-            width = engine.compute.workers or max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-            while waiting and len(out) < width:
-                specimen_id = waiting.popleft()
-                attempts[specimen_id] += 1
-                future = client.submit(_attempt, function, tasks[specimen_id], pure=False)
-                out[future] = specimen_id
-                running.add(future)
 
-        submit()
-        for future in running:
-            specimen_id = out.pop(future)
-            state, value = future.result() if future.status == "finished" else ("again", f"its worker died: {future.exception()}")
-            if state == "again" and attempts[specimen_id] <= engine.retries:
-                waiting.append(specimen_id)
+@dataclass
+class _Sent:
+    """The cells that wait, and those that are out on workers. A node may lack the file system: a cell is not tried twice on one worker."""
+
+    client: Any
+    running: Any
+    function: Callable[..., Any]
+    tasks: Tasks
+    engine: Engine
+    patience_s: int = _PATIENCE_S
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(self.tasks)
+        self.attempts = dict.fromkeys(self.tasks, 0)
+        self.failed_on: dict[int, set[str]] = {i: set() for i in self.tasks}
+        self.out: dict[Any, int] = {}
+
+    def run(self) -> Iterator[_Event]:
+        self._submit()
+        for future in self.running:
+            specimen_id = self.out.pop(future)
+            state, value, address = future.result() if future.status == "finished" else ("again", _death(future), "")
+            self.attempts[specimen_id] += state != "elsewhere"
+            if state == "elsewhere" or (state == "again" and self.attempts[specimen_id] <= self.engine.retries):
+                self.failed_on[specimen_id] |= {address} - {""}
+                self.waiting.append(specimen_id)
             else:
-                yield specimen_id, state == "ok", value
-            submit()
+                yield specimen_id, state == "ok", f"{value} (worker {address})" if state == "again" and address else value
+            self._submit()
+
+    def _submit(self) -> None:
+        width = self.engine.compute.workers or max(1, len(self._workers()))
+        while self.waiting and len(self.out) < width:
+            specimen_id = self.waiting.popleft()
+            avoided = self._avoided(self.failed_on[specimen_id])
+            where = {"workers": list(self._workers() - avoided), "allow_other_workers": True} if avoided else {}
+            future = self.client.submit(_attempt_at, self.function, self.tasks[specimen_id], avoided, pure=False, **where)
+            self.out[future] = specimen_id
+            self.running.add(future)
+
+    def _avoided(self, failed_on: set[str]) -> frozenset[str]:
+        """The workers that a cell does not go to again, as long as there are others or some may come."""
+        while failed_on and not self._workers() - failed_on:
+            if self.patience_s <= 0:
+                return frozenset()
+            time.sleep(1)
+            self.patience_s -= 1
+        return frozenset(failed_on)
+
+    def _workers(self) -> set[str]:
+        return set(self.client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _death(future: Any) -> str:
+    return f"its worker died: {future.exception()}"
+
+
+def _attempt_at(function: Callable[..., Any], args: tuple[Any, ...], avoided: frozenset[str]) -> tuple[str, Any, str]:
+    """`_attempt`, and the address of the worker that made it; ("elsewhere", ...) on one to be avoided, where the others died meanwhile."""
+    import distributed
+
+    address = str(distributed.get_worker().address)
+    if address in avoided:
+        time.sleep(0.2)
+        return "elsewhere", None, address
+    return *_attempt(function, args), address
 
 
 def _client(engine: Engine) -> Any:

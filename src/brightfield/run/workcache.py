@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ _REMEDY = (
     "mend the cause and run again: only these cells will be computed; or go on without them: brightfield config download.on_failure=exclude"
 )
 _NONE_LEFT = "every cell failed, so the dataset cannot go on without them; mend the cause and run again"
+_OUT_OF_SIGHT = "its worker finished it where it cannot be seen: compute.work_dir must lie on a file system that all nodes see"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class WorkCache:
         failures = dict(failed or {})
         if work:
             failures |= mapper(compute_cell, work)[1]
+            failures |= {i: _OUT_OF_SIGHT for i in work.keys() - failures.keys() if not is_finished(self._home / look.keys[i])}
         failures = dict(sorted(failures.items()))
         finished = {i: self._home / look.keys[i] for i in sorted(tasks) if i not in failures}
         if failures and (on_failure is OnFailure.stop or not finished):
@@ -255,7 +258,9 @@ def made_once(
 
 
 def compute_cell(home: Path, key: str, function: Callable[..., object], args: tuple[Any, ...], outputs: tuple[Path | Table, ...]) -> None:
-    """Compute one cell into `home/key`; what a killed run leaves behind has another name."""
+    """Compute one cell into `home/key`; what a killed run leaves behind has another name. Raises OSError where a node has no `home`."""
+    if not home.is_dir():
+        raise FileNotFoundError(f"{socket.gethostname()} does not see the work cache {home}: all nodes must, see compute.work_dir")
     with unfinished(home) as directory:
         function(directory, *args)
         allowed = [output.path if isinstance(output, Table) else output for output in outputs]
