@@ -48,13 +48,14 @@ type Row = dict[str, Any]
 
 @dataclass
 class Distance:
-    """Listens on `port` and passes all on to a port of this machine, both ways, each byte `one_way_s` late."""
+    """Listens on `port` and passes all on to a port of this machine, both ways, each byte `one_way_s` late; counts bytes and HTTP GETs."""
 
     upstream: int
     one_way_s: float
     port: int = 0
     sent: int = 0
     received: int = 0
+    gets: int = 0
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
     def __enter__(self) -> Distance:
@@ -84,6 +85,7 @@ class Distance:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(2**16):
                 setattr(self, name, getattr(self, name) + len(data))
+                self.gets += name == "sent" and data.startswith(b"GET ")
                 self._loop.call_later(self.one_way_s, writer.write, data)
         self._loop.call_later(self.one_way_s, writer.close)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,24 @@ def write_dataset(root: Path, cells: Mapping[int, Mapping[str, Any]]) -> None:
     write_table(TILES, frame_of(TILES, tiles), root)
     splits = [table_row(SPLITS, specimen_id=row["specimen_id"], split=row["split"]) for row in rows]
     write_table(SPLITS, frame_of(SPLITS, splits), root)
+
+
+def pushed_dataset(root: Path, folder: Path) -> Path:
+    """A repository whose version v1 is the dataset at `root`, in the remote `folder`/store alone: it has neither data nor cache."""
+    repository = folder / "repository"
+    shutil.copytree(root, repository)
+    dvc = (sys.executable, "-m", "dvc")
+    command(repository, "git", "init", "-q")
+    command(repository, *dvc, "init", "-q")
+    command(repository, *dvc, "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    command(repository, *dvc, "add", "-q", "data")
+    command(repository, *dvc, "push", "-q")
+    command(repository, "git", "add", "-A")
+    command(repository, "git", "commit", "-q", "-m", "data")
+    command(repository, "git", "tag", "v1")
+    shutil.rmtree(repository / ".dvc/cache")
+    shutil.rmtree(repository / "data")
+    return repository
 
 
 def data_repository(root: Path, cells: Mapping[int, Mapping[str, Any]]) -> Path:

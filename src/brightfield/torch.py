@@ -6,7 +6,7 @@ on the seed and the epoch alone: not on the number of workers, nor on how these 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,12 @@ class _TensorPatches(Patches):
     def _make_clock(self) -> _SharedClock:
         return _SharedClock()
 
-    def _tensors(self, index: int) -> dict[str, Any]:
-        sample = Patches.__getitem__(self, index)
-        self._count(index)
-        return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in sample.items()}
+    def _tensors(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """The samples at indices, in order, as tensors."""
+        indices = list(indices)
+        for index, sample in zip(indices, self._samples(indices), strict=True):
+            self._count(index)
+            yield {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in sample.items()}
 
     def _count(self, index: int) -> None:
         """Count the samples of a pass in this process; in a worker, say that there is one."""
@@ -96,7 +98,11 @@ class PatchDataset(_TensorPatches, Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `Patches`: tensors for arrays."""
-        return self._tensors(index)
+        return next(self._tensors([index]))
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """The samples of a batch: from afar they are fetched at the same time."""
+        return list(self._tensors(indices))
 
 
 class StreamDataset(_TensorPatches, IterableDataset[dict[str, Any]]):
@@ -114,9 +120,7 @@ class StreamDataset(_TensorPatches, IterableDataset[dict[str, Any]]):
         """This worker's part of what is left of the epoch; `set_epoch` begins the next one."""
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for index in range(len(self)):
-            if index // self.batch_size % workers == number:
-                yield self._tensors(index)
+        return self._tensors(index for index in range(len(self)) if index // self.batch_size % workers == number)
 
 
 class PatchLoader(DataLoader[Any]):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from brightfield.learn.patches import Patches
 from brightfield.learn.targets import TARGETS, known
 from brightfield.raster.voxels import rasterize
 from brightfield.testing.dataset import dataset_config, make_dataset
+from repositories import pushed_dataset
 
 ALL = tuple(TARGETS)
 UNKNOWN = Label.UNKNOWN
@@ -220,22 +220,7 @@ else:
 
 @pytest.mark.usefixtures("at_home")
 def test_a_revision_is_read_from_the_remote_as_it_was_here(root: Path, tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    shutil.copytree(root, repository)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=repository, check=True, capture_output=True, timeout=300)
-
-    run("git", "init", "-q")
-    run(sys.executable, "-m", "dvc", "init", "-q")
-    run(sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
-    run(sys.executable, "-m", "dvc", "add", "-q", "data")
-    run(sys.executable, "-m", "dvc", "push", "-q")
-    run("git", "add", "-A")
-    run("git", "commit", "-q", "-m", "data")
-    run("git", "tag", "v1")
-    shutil.rmtree(repository / ".dvc/cache")
-    shutil.rmtree(repository / "data")
+    repository = pushed_dataset(root, tmp_path)
     options = {"targets": ALL, "augment": True, "by_shard": True}
     here = brightfield.patches(root, **options)
     for cache in (None, tmp_path / "cache"):
@@ -244,6 +229,11 @@ def test_a_revision_is_read_from_the_remote_as_it_was_here(root: Path, tmp_path:
         for index in range(len(here)):
             assert same(afar[index], here[index])
     kept = brightfield.patches(repository, rev="v1", cache=tmp_path / "cache", **options)
+    for number, (sample, expected) in enumerate(zip(kept, here, strict=True)):
+        assert same(sample, expected)
+        assert kept.epoch > 0 or kept.state_dict()["position"] == number + 1  # whatever is made ahead
+    kept.set_epoch(0)
+    here.set_epoch(0)
     (tmp_path / "store").rename(tmp_path / "gone")  # what was read before is still there
     assert same(kept[0], here[0])
     with pytest.raises(SourceError, match="v9"):

@@ -14,6 +14,7 @@ import pytest
 import brightfield
 from brightfield.core.errors import ConfigError
 from brightfield.testing.dataset import make_dataset
+from repositories import pushed_dataset
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 pytestmark = [
@@ -192,3 +193,13 @@ def test_a_network_learns_from_it(root: Path) -> None:
 def _epochs(patches: Any, n: int) -> Iterator[dict[str, Any]]:
     for _ in range(n):
         yield from patches
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_revision_gives_the_same_batches_whatever_the_workers(root: Path, number: int, tmp_path: Path) -> None:
+    repository = pushed_dataset(root, tmp_path)
+    here = batches(loader(datasets()[number](root, by_shard=True, **OPTIONS)))
+    for workers, cache in ((0, None), (2, tmp_path / "cache")):
+        dataset = datasets()[number](repository, rev="v1", cache=cache, by_shard=True, **OPTIONS)
+        assert equal(batches(loader(dataset, num_workers=workers)), here)

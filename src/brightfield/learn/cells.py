@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from brightfield.core.schema import NODES
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, Shape, Triple, Window
 from brightfield.core.swc import parse_swc
+from brightfield.learn.ahead import Once
 from brightfield.raster.cones import Cones, SomaEdges, cones_of, near_window, window_numbers
 from brightfield.raster.voxels import R_MIN_UM, Connect
-from brightfield.volumes.reader import reader_of
+from brightfield.volumes.afar import reader_anywhere
 from brightfield.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -98,9 +99,10 @@ class LearnCell:
 
     def __init__(self, files: Files, specimen_id: int) -> None:
         self.specimen_id = specimen_id
+        self.lock = threading.RLock()
         self._files = files
 
-    @cached_property
+    @property
     def grid(self) -> Grid:
         """The grid of the image and of the labels."""
         return self._labels.grid
@@ -110,34 +112,34 @@ class LearnCell:
         """Voxels of a shard: what is fetched together."""
         return self._labels.spec().shard_zyx
 
-    @cached_property
+    @Once
     def image(self) -> Reader:
         """Reads grey values, uint8 or uint16."""
-        return reader_of(self._files.volume(image_store(self.specimen_id)))
+        return reader_anywhere(self._files.volume(image_store(self.specimen_id)))
 
-    @cached_property
+    @Once
     def codes(self) -> Reader:
         """Reads the stored labels, whatever their kind: 255 is unknown in all of them."""
-        return reader_of(self._labels)
+        return reader_anywhere(self._labels)
 
-    @cached_property
+    @Once
     def reasons(self) -> Reader:
         """Reads `schema.Reason` bits."""
-        return reader_of(self._labels.sub(REASON_GROUP))
+        return reader_anywhere(self._labels.sub(REASON_GROUP))
 
-    @cached_property
+    @Once
     def rules(self) -> DrawingRules:
         """How the stored labels were drawn."""
         return DrawingRules.of(self._labels.attributes)
 
-    @cached_property
+    @Once
     def graph(self) -> Graph:
         """What the labels were drawn from, in the frame of `grid`."""
         skeleton = self._skeleton()
         cones = cones_of(skeleton, self.rules.r_min_um, self.rules.soma_edges)
         return Graph(cones, Keypoints.of(skeleton, self._stopped_tips()))
 
-    @cached_property
+    @Once
     def _labels(self) -> Volume:
         return self._files.volume(label_store(self.specimen_id))
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 from brightfield.core.errors import SourceError, StackError
 from brightfield.core.layout import DATA_DIR
 from brightfield.core.tables import parse_table, read_table
+from brightfield.learn.ahead import Lock
 from brightfield.volumes.volume import Volume, open_volume
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from brightfield.core.schema import Table
+    from brightfield.volumes.fetching import Readable
     from brightfield.volumes.rangecache import RangeCache
-    from brightfield.volumes.remote import Readable
 
 
 class Files(Protocol):
@@ -99,11 +100,15 @@ class RemoteFiles:
         return found
 
     def _files(self) -> Mapping[str, Readable]:
-        if self._known is None or self._known[0] != os.getpid():
-            from brightfield.volumes.rangecache import CachedObject
-            from brightfield.volumes.remote import remote_files
+        with _ASKING:  # one thread asks, the others wait for its answer
+            if self._known is None or self._known[0] != os.getpid():
+                from brightfield.volumes.rangecache import CachedObject
+                from brightfield.volumes.remote import remote_files
 
-            objects, cache = remote_files(self._root, self._rev, DATA_DIR), self._cache
-            found = {key: remote if cache is None else CachedObject(remote, cache) for key, remote in objects.items()}
-            self._known = (os.getpid(), found)
-        return self._known[1]
+                objects, cache = remote_files(self._root, self._rev, DATA_DIR), self._cache
+                found = {key: remote if cache is None else CachedObject(remote, cache) for key, remote in objects.items()}
+                self._known = (os.getpid(), found)
+            return self._known[1]
+
+
+_ASKING = Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.space import Window
+from brightfield.learn.ahead import Lock, ahead
 from brightfield.learn.augment import Augment, Plan
 from brightfield.learn.cells import LearnCell
 from brightfield.learn.files import Files, LocalFiles, RemoteFiles
@@ -21,6 +23,8 @@ from brightfield.learn.samples import Recipe, Sample, make_sample
 from brightfield.learn.state import State, restored, saved
 from brightfield.learn.targets import Target
 from brightfield.volumes.rangecache import RangeCache
+
+_OPENING = Lock()
 
 
 def patches(root: Path | str = ".", split: str = "train", **options: Any) -> Patches:
@@ -111,11 +115,15 @@ class Patches:
     def __iter__(self) -> Iterator[Sample]:
         """The samples that are left of the epoch; then the epoch is over, and the next one begins."""
         start = self._clock.start
-        for index in range(len(self)):
-            sample = self[index]
+        for index, sample in enumerate(self._samples(range(len(self)))):
             self._seen = start + index + 1
             yield sample
         self.set_epoch(self._clock.epoch + 1)
+
+    def _samples(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples at indices, in order; several at a time where each has to be waited for."""
+        make = partial(Patches.__getitem__, self)
+        return ahead(make, indices) if isinstance(self._files, RemoteFiles) else map(make, indices)
 
     def plan(self, index: int) -> Plan:
         """What augmentation does to the sample at `index`."""
@@ -170,11 +178,12 @@ class Patches:
 
     def _cell(self, specimen_id: int) -> LearnCell:
         """The cell, kept open. Connections to a remote do not outlive a fork, files do."""
-        if isinstance(self._files, RemoteFiles) and self._process != os.getpid():
-            self._cells, self._process = {}, os.getpid()
-        if specimen_id not in self._cells:
-            self._cells[specimen_id] = LearnCell(self._files, specimen_id)
-        return self._cells[specimen_id]
+        with _OPENING:
+            if isinstance(self._files, RemoteFiles) and self._process != os.getpid():
+                self._cells, self._process = {}, os.getpid()
+            if specimen_id not in self._cells:
+                self._cells[specimen_id] = LearnCell(self._files, specimen_id)
+            return self._cells[specimen_id]
 
     def _shards(self) -> NDArray[np.int64]:
         """(n,) number of the shard that holds the centre of each patch; all cells of a dataset are cut alike."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -33,16 +34,26 @@ class RangeCache:
 
     def read(self, remote: RemoteObject, start: int | None, stop: int | None) -> bytes:
         """The range of an object, from the folder where it is there and whole, else fetched and kept."""
-        name = sha256(f"{remote.places[-1][1]}|{start}|{stop}".encode()).hexdigest()
-        path = self.folder / name[:2] / name[2:]
-        if (data := _whole(path)) is None:
+        if (data := self.kept(remote, start, stop)) is None:
             data = remote.read(start, stop)
-            self._keep(path, data)
+            self.keep(remote, start, stop, data)
         return data
+
+    def kept(self, remote: RemoteObject, start: int | None, stop: int | None) -> bytes | None:
+        """The range of an object where it is in the folder, and whole."""
+        return _whole(self._path(remote, start, stop))
+
+    def keep(self, remote: RemoteObject, start: int | None, stop: int | None, data: bytes) -> None:
+        """Keep the range of an object."""
+        self._keep(self._path(remote, start, stop), data)
+
+    def _path(self, remote: RemoteObject, start: int | None, stop: int | None) -> Path:
+        name = sha256(f"{remote.places[-1][1]}|{start}|{stop}".encode()).hexdigest()
+        return self.folder / name[:2] / name[2:]
 
     def _keep(self, path: Path, data: bytes) -> None:
         """Keep a range; a full disk costs speed, not the training."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data + _checksum(data))
@@ -78,6 +89,18 @@ class CachedObject:
     def read(self, start: int | None = None, stop: int | None = None) -> bytes:
         """See `RemoteObject.read`."""
         return self.cache.read(self.remote, start, stop)
+
+    def kept(self, start: int, stop: int) -> bytes | None:
+        """See `Readable`."""
+        return self.cache.kept(self.remote, start, stop)
+
+    def fetch(self, start: int, stop: int) -> bytes:
+        """See `Readable`."""
+        return self.remote.read(start, stop)
+
+    def keep(self, start: int, stop: int, data: bytes) -> None:
+        """See `Readable`."""
+        self.cache.keep(self.remote, start, stop, data)
 
 
 def _whole(path: Path) -> bytes | None:

@@ -24,6 +24,9 @@ from brightfield.core.errors import StackError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+CONNECTIONS = 32
+"""Requests to S3 at the same time; botocore's default is 10."""
+
 _CACHE_BYTES = 2**28
 _BUFFER_BYTES = 2**16
 
@@ -46,14 +49,15 @@ def takes_ranges(system: AbstractFileSystem) -> bool:
 
 
 def without_whole_checksums(system: AbstractFileSystem) -> AbstractFileSystem:
-    """The file system, on S3 without botocore's check of answers against the object's checksum.
+    """The file system, on S3 with `CONNECTIONS` and without botocore's check of answers against the object's checksum.
 
     Servers send the checksum of the whole object with a range of it too (Ceph until ceph#61901, rclone), and botocore then refuses the
     range. Chunks and indexes of a volume have checksums of their own.
     """
     if "s3" not in system.protocol:
         return system
-    settings = {**(system.storage_options.get("config_kwargs") or {}), "response_checksum_validation": "when_required"}
+    settings = {"max_pool_connections": CONNECTIONS, **(system.storage_options.get("config_kwargs") or {})}
+    settings["response_checksum_validation"] = "when_required"
     return type(system)(*system.storage_args, **{**system.storage_options, "config_kwargs": settings})
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 OPEN_SHARDS = 256
 """Files that a process keeps open: a quarter of what systems allow by default. The indexes of a shard are 2 to 20 KB."""
 
-_MISSING = 2**64 - 1
+MISSING = 2**64 - 1
+"""Offset and length, in the index of a shard, of a chunk that is not stored."""
+
 _CHECKSUM_BYTES = 4
 _SMALL_BYTES = 256
 """A chunk of one value is smaller than this: most of a label volume, so these are decoded once."""
@@ -62,20 +64,24 @@ class WindowReader:
 
         Raises StackError for a shard or chunk that fails its checksum.
         """
+        return self.assembled(window, self._opened)
+
+    def assembled(self, window: Window, opened: Callable[[Index], Shard | None]) -> NDArray[Any]:
+        """The voxels of a box from the shards that `opened` gives, None for one that holds fill values."""
         spec = self.spec
         out = np.empty([high - low for low, high in window], spec.dtype)
         scratch = np.empty(spec.chunk_zyx, spec.dtype)
-        axes = [_cuts(low, high, c, s // c) for (low, high), c, s in zip(window, spec.chunk_zyx, spec.shard_zyx, strict=True)]
-        met: dict[Index, _OpenShard | None] = {}
+        axes = [cuts(low, high, c, s // c) for (low, high), c, s in zip(window, spec.chunk_zyx, spec.shard_zyx, strict=True)]
+        met: dict[Index, Shard | None] = {}
         for (sz, iz, tz, hz), (sy, iy, ty, hy), (sx, ix, tx, hx) in product(*axes):
             shard = (sz, sy, sx)
             if shard not in met:
-                met[shard] = self._opened(shard)
+                met[shard] = opened(shard)
             chunk = self._chunk(met[shard], (iz, iy, ix), scratch)
             out[tz, ty, tx] = chunk[hz, hy, hx] if chunk is scratch else chunk
         return out
 
-    def _chunk(self, shard: _OpenShard | None, inner: Index, scratch: NDArray[Any]) -> Any:
+    def _chunk(self, shard: Shard | None, inner: Index, scratch: NDArray[Any]) -> Any:
         """One chunk: the value that fills it, or `scratch` with its voxels."""
         data = b"" if shard is None else shard.read(inner)
         if not data:
@@ -96,15 +102,32 @@ class WindowReader:
             return None
 
 
-class _OpenShard:
-    """An open shard and its index; closed when nobody holds it any more."""
+class Shard:
+    """Where chunks of a shard come from. name: of the shard, for errors."""
 
-    __slots__ = ("_descriptor", "_index", "_path")
+    name: str
+
+    def raw(self, inner: Index) -> bytes:
+        """The bytes of a chunk as they are stored, its checksum last; empty where it is not stored."""
+        raise NotImplementedError
+
+    def read(self, inner: Index) -> bytes:
+        """The compressed bytes of a chunk, their checksum tested and taken off; empty where it is not stored."""
+        raw = self.raw(inner)
+        data, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
+        if raw and google_crc32c.value(data) != int.from_bytes(checksum, "little"):
+            what = "a chunk fails its checksum"
+            raise StackError(f"the shard is damaged ({what}); delete it and fetch it again with `dvc pull`", path=self.name)
+        return data
+
+
+class _OpenShard(Shard):
+    """An open shard and its index; closed when nobody holds it any more."""
 
     def __init__(self, path: Path, spec: ArraySpec) -> None:
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._path = path
+        self.name = str(path)
         size = os.fstat(self._descriptor).st_size
         tail = os.pread(self._descriptor, spec.index_bytes, max(size - spec.index_bytes, 0))
         self._index = decode_index(spec, tail, str(path))
@@ -113,17 +136,10 @@ class _OpenShard:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def read(self, inner: Index) -> bytes:
-        """The compressed bytes of a chunk, their checksum tested and taken off; empty where it is not stored."""
+    def raw(self, inner: Index) -> bytes:
+        """See `Shard`."""
         offset, n_bytes = self._index[inner].tolist()
-        if offset == _MISSING:
-            return b""
-        raw = os.pread(self._descriptor, n_bytes, offset)
-        data, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
-        if google_crc32c.value(data) != int.from_bytes(checksum, "little"):
-            what = "a chunk fails its checksum"
-            raise StackError(f"the shard is damaged ({what}); delete it and fetch it again with `dvc pull`", path=self._path)
-        return data
+        return b"" if offset == MISSING else os.pread(self._descriptor, n_bytes, offset)
 
 
 class _OpenShards:
@@ -156,7 +172,7 @@ _OPEN = _OpenShards(OPEN_SHARDS)
 _NUMBERS = count()
 
 
-def _cuts(low: int, high: int, chunk: int, per_shard: int) -> Iterator[tuple[int, int, slice, slice]]:
+def cuts(low: int, high: int, chunk: int, per_shard: int) -> Iterator[tuple[int, int, slice, slice]]:
     """How chunks of an axis meet [low, high): shard, chunk within it, where its voxels go, and which of them."""
     for i in range(low // chunk, -(-high // chunk) if low < high else 0):
         first, end = max(low, i * chunk), min(high, (i + 1) * chunk)

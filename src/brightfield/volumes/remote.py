@@ -10,23 +10,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from brightfield.core.errors import SourceError, TransferError
+from brightfield.volumes.fetching import Readable, at_once
 from brightfield.volumes.ranges import limits, read_range, without_whole_checksums
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-class Readable(Protocol):
-    """A file of which ranges can be read."""
-
-    def read(self, start: int | None = None, stop: int | None = None) -> bytes:
-        """The bytes from `start` (negative: from the end) to `stop`, or all."""
+_METADATA = "zarr.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,16 @@ class RemoteObject:
             except FileNotFoundError:
                 continue
         raise TransferError(f"{self.name} is known to DVC, but no remote holds it; ask its author to `dvc push`")
+
+    def kept(self, start: int, stop: int) -> None:
+        """Nothing is."""
+
+    def fetch(self, start: int, stop: int) -> bytes:
+        """See `Readable`."""
+        return self.read(start, stop)
+
+    def keep(self, start: int, stop: int, data: bytes) -> None:
+        """Nothing is kept."""
 
 
 def remote_files(root: Path | str, rev: str, below: PurePosixPath | Path) -> dict[str, RemoteObject]:
@@ -86,6 +93,24 @@ class ObjectStore(Store):
         super().__init__(read_only=True)
         self._files = dict(files)
         self._name = name
+        self._documents: dict[str, bytes] = {}
+
+    def file(self, key: str) -> Readable | None:
+        """A file; None where there is no such one."""
+        return self._files.get(key)
+
+    def text(self, key: str) -> str:
+        """The text of a file."""
+        return self._read(key, None, None).decode()
+
+    def _read(self, key: str, start: int | None, stop: int | None) -> bytes:
+        """A range of a file. Metadata is small, and all of it is read on opening: it is fetched together."""
+        if not key.endswith(_METADATA):
+            return self._files[key].read(start, stop)
+        if key not in self._documents:
+            names = [name for name in self._files if name.endswith(_METADATA)]
+            self._documents = dict(zip(names, at_once(lambda name: self._files[name].read(), names), strict=True))
+        return self._documents[key][start:stop]
 
     def __str__(self) -> str:
         return self._name
@@ -99,7 +124,7 @@ class ObjectStore(Store):
         """The bytes of a file, or of a range of it; None where there is no such file."""
         if key not in self._files:
             return None
-        data = await asyncio.to_thread(self._files[key].read, *limits(byte_range))
+        data = await asyncio.to_thread(self._read, key, *limits(byte_range))
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(

@@ -107,7 +107,7 @@ class Volume:
         """The levels as lazy zarr arrays, finest first."""
         import zarr
 
-        return tuple(zarr.open_array(self.store, path=self._key(str(level)), mode="r") for level in range(len(self.specs)))
+        return tuple(zarr.open_array(self.store, path=self.key(str(level)), mode="r") for level in range(len(self.specs)))
 
     @property
     def store(self) -> Store:
@@ -131,7 +131,7 @@ class Volume:
         try:
             return np.asarray(self.arrays[level][z0:z1, y0:y1, x0:x1])
         except (ValueError, RuntimeError) as error:
-            where = f"{self.path or self._store}/{self._key(str(level))}"
+            where = f"{self.path or self._store}/{self.key(str(level))}"
             raise StackError(
                 f"voxels {box} cannot be decoded: {error}; delete the volume and fetch it again with `dvc pull`", path=where
             ) from error
@@ -198,8 +198,8 @@ class Volume:
         indices = product(range(nz), range(ny), range(nx))
         if self.path is not None:
             return [index for index in indices if self.shard_path(level, index).is_file()]
-        present = set(_list_keys(self.store, self._key(f"{level}/c")))
-        return [index for index in indices if self._shard_key(level, index) in present]
+        present = set(_list_keys(self.store, self.key(f"{level}/c")))
+        return [index for index in indices if self.shard_key(level, index) in present]
 
     def create_sub(self, name: str, dtype: DTypeLike, *, fill_value: float = 0, label: LabelMeta | None = None) -> Volume:
         """A new volume below this one with the same grids, chunks and shards, such as the `reason` of labels."""
@@ -219,7 +219,7 @@ class Volume:
         """The volume `name` below this one. Raises StackError where there is none."""
         if self.path is not None:
             return open_volume(self.path / name)
-        return open_volume(self.store, group=self._key(name))
+        return open_volume(self.store, group=self.key(name))
 
     @property
     def _directory(self) -> Path:
@@ -227,11 +227,13 @@ class Volume:
             raise StackError("this volume is read from afar; only a volume in a local directory can be written")
         return self.path
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """Where something of this volume is in its store."""
         return f"{self._group}/{name}" if self._group else name
 
-    def _shard_key(self, level: int, shard: Index) -> str:
-        return self._key("/".join((str(level), "c", *map(str, shard))))
+    def shard_key(self, level: int, shard: Index) -> str:
+        """Where a shard is in the store."""
+        return self.key("/".join((str(level), "c", *map(str, shard))))
 
     def _tail(self, level: int, shard: Index, n_bytes: int) -> bytes:
         if self.path is not None:
@@ -239,7 +241,7 @@ class Volume:
                 return read_tail(file, n_bytes)
         from zarr.abc.store import SuffixByteRequest
 
-        return _get(self.store, self._shard_key(level, shard), SuffixByteRequest(n_bytes))
+        return _get(self.store, self.shard_key(level, shard), SuffixByteRequest(n_bytes))
 
 
 def create_volume(
