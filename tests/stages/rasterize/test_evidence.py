@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -135,6 +136,12 @@ def test_chunks_and_the_order_of_boxes_change_nothing(evidence: Evidence, tmp_pa
     assert other.body is not None
     assert evidence.body is not None
     assert np.array_equal(other.body.ratio, evidence.body.ratio)
+
+
+def test_workers_beside_each_other_change_nothing(evidence: Evidence, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for other in pool.map(looked_at, [tmp_path / "1.zarr", tmp_path / "2.zarr"]):
+            assert np.array_equal(other.unexplained, evidence.unexplained)
 
 
 def test_what_was_not_downloaded_is_no_stain(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ _COARSE = 2
 _COARSE_SPACING_UM = 1.5
 _LAYER_UM = 0.5
 _SOMA_LATTICE_UM = 0.9
+"""Near and far: layers of another lattice would count twice, or not at all, where near ends."""
 _THICK_UM, _STEPS_OF_RADIUS = 25.0, 12
 """What has a larger radius, as no neuron has, is cut into pieces of that share of its radius."""
 _MOST_PIECES = 1 << 24
@@ -136,10 +137,9 @@ def _groups(skeleton: Skeleton) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _pieces(skeleton: Skeleton, group: NDArray[np.int64], spacing_um: float, body: Body | None) -> Pieces:
     cones = cones_of(skeleton, 0.0, "capsule").geometry
     roots = np.flatnonzero((skeleton.parent < 0) & (skeleton.label == Label.SOMA))
-    balls_um = max(spacing_um, _SOMA_LATTICE_UM)
-    _refuse_too_many(cones, skeleton.radius_um[roots], spacing_um, balls_um)
+    _refuse_too_many(cones, skeleton.radius_um[roots], spacing_um, _SOMA_LATTICE_UM)
     bodies = [body if body is not None and root == skeleton.soma else _sphere(skeleton, root) for root in roots.tolist()]
-    balls = [_ball(outline, int(group[root]), balls_um) for root, outline in zip(roots, bodies, strict=True)]
+    balls = [_ball(outline, int(group[root]), _SOMA_LATTICE_UM) for root, outline in zip(roots, bodies, strict=True)]
     pieces = np.concatenate([_cut(cones, group, spacing_um), *balls])
     return pieces[np.argsort(pieces[:, 0], kind="stable")]
 
