@@ -50,6 +50,16 @@ def test_an_answer_of_another_shape_is_refused_in_words(msg: object) -> None:
         AllenSource(_Answering(json.dumps({"success": True, "msg": msg}).encode()), "http://h").cells()  # type: ignore[arg-type]
 
 
+def test_a_specimen_that_is_listed_twice_is_one_cell_and_two_that_differ_are_none() -> None:
+    def cells(*rows: dict[str, object]) -> list[int]:
+        answer = json.dumps({"success": True, "msg": rows}).encode()
+        return [cell.specimen_id for cell in AllenSource(_Answering(answer), "http://h").cells()]  # type: ignore[arg-type]
+
+    assert cells(_ROW | {"specimen__id": 3}, _ROW, _ROW) == [1, 3]
+    with pytest.raises(SourceError, match="two records of specimen 1 that differ"):
+        cells(_ROW, _ROW | {"donor__id": 9})
+
+
 def test_texts_of_the_service_are_one_line_that_can_be_written_and_shown() -> None:
     row = _ROW | {"specimen__name": "a\x1b[31m\nb\u202ec\ud800", "donor__species": "Mus\nmusculus", "specimen__id": 1.0}
     (cell,) = AllenSource(_Answering(json.dumps({"success": True, "msg": [row]}).encode()), "http://h").cells()  # type: ignore[arg-type]

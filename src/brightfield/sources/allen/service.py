@@ -61,8 +61,11 @@ class AllenSource:
 
     def cells(self) -> Sequence[Cell]:
         """Every cell of the database by specimen id: one query. Reconstruction, markers and stack come with `complete`."""
-        rows = self._api.list_cells_api()
-        return tuple(sorted((cell_of(row) for row in rows), key=lambda cell: cell.specimen_id))
+        found: dict[int, Cell] = {}
+        for cell in map(cell_of, self._api.list_cells_api()):
+            if found.setdefault(cell.specimen_id, cell) != cell:
+                raise SourceError(f"the service has two records of specimen {cell.specimen_id} that differ; run the query again")
+        return tuple(cell for _, cell in sorted(found.items()))
 
     def complete(self, cells: Sequence[Cell]) -> Sequence[Cell]:
         """The same cells in the same order, with reconstruction, files and stack: a few queries for every hundred cells."""

@@ -7,7 +7,7 @@ microscope makes (72 dots per inch) or without a unit of length is a note, not a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from brightfield.core.errors import StackError
@@ -119,8 +119,3 @@ def voxel_um(statements: Statements, *, pixel_um: float = 0.0, plane_um: float =
 
 def _option(axis: str) -> str:
     return "source.plane_um" if axis == "z" else "source.pixel_um"
-
-
-def where_said(statements: Iterable[Statement]) -> str:
-    """The places of some statements, for people."""
-    return ", ".join(dict.fromkeys(statement.where for statement in statements))
