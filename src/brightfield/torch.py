@@ -14,6 +14,7 @@ import numpy as np
 
 from brightfield.core.errors import ConfigError
 from brightfield.learn.patches import Clock, Patches
+from brightfield.learn.samples import Sample
 from brightfield.learn.state import State
 
 try:
@@ -80,7 +81,10 @@ class _TensorPatches(Patches):
         indices = list(indices)
         for index, sample in zip(indices, self._samples(indices), strict=True):
             self._count(index)
-            yield {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in sample.items()}
+            yield self._handed(sample)
+
+    def _handed(self, sample: Sample) -> dict[str, Any]:
+        return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in sample.items()}
 
     def _count(self, index: int) -> None:
         """Count the samples of a pass in this process; in a worker, say that there is one."""

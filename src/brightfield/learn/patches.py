@@ -117,13 +117,17 @@ class Patches:
         start = self._clock.start
         for index, sample in enumerate(self._samples(range(len(self)))):
             self._seen = start + index + 1
-            yield sample
+            yield self._handed(sample)
         self.set_epoch(self._clock.epoch + 1)
 
     def _samples(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples at indices, in order; several at a time where each has to be waited for."""
         make = partial(Patches.__getitem__, self)
         return ahead(make, indices) if isinstance(self._files, RemoteFiles) else map(make, indices)
+
+    def _handed(self, sample: Sample) -> Any:
+        """A sample as it is handed out."""
+        return sample
 
     def plan(self, index: int) -> Plan:
         """What augmentation does to the sample at `index`."""
