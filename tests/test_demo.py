@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from brightfield.config.params import load
-from brightfield.core.codes import LABEL_NAMES, SIDES
+from brightfield.core.codes import LABEL_NAMES, SIDES, Reason
 from brightfield.core.layout import PARAMS_FILE
 from brightfield.core.schema import LABEL_STATS, MANIFEST, PATCHES
 from brightfield.core.tables import read_table
@@ -47,6 +47,13 @@ def test_a_side_has_every_kind_of_patch_and_patches_with_every_class(patches: pd
 def test_a_side_has_the_mix_by_weight(patches: pd.DataFrame, side: str) -> None:
     frame = delivered(patches, load(REPOSITORY / PARAMS_FILE).patches)
     assert (frame[side] - frame["asked"]).abs().max() <= MIX_POINTS / 100
+
+
+def test_every_reason_occurs(manifest: pd.DataFrame) -> None:
+    assert load(REPOSITORY / PARAMS_FILE).labels.evidence
+    stats = read_table(LABEL_STATS, REPOSITORY).filter(regex="^unknown_").sum()
+    assert len(stats) == len(Reason)
+    assert stats[stats == 0].index.tolist() == []
 
 
 def test_every_cell_gives_what_it_has(manifest: pd.DataFrame, patches: pd.DataFrame) -> None:
