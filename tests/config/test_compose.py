@@ -92,7 +92,6 @@ def test_params_yaml_survives_a_round_trip(root: Path) -> None:
         ("labels.r_min_um=abc", r'labels\.r_min_um = "abc" is not allowed; allowed: number >= 0, <= 10'),
         ("labels.r_min_um=11", r"labels\.r_min_um = 11\.0 is not allowed; allowed: number >= 0, <= 10"),
         ("labels.kind=foo", "one of inside, semantic, centerline, distance"),
-        ("labels.soma=image", r"labels\.soma = image needs labels\.evidence=true"),
         ("labels=insid", r"labels is one of centerline, distance, inside, semantic; did you mean labels=inside\?"),
         ("experiment=thn", "did you mean experiment=thin"),
         ("lables=inside", "did you mean labels"),
@@ -112,6 +111,11 @@ def test_params_yaml_survives_a_round_trip(root: Path) -> None:
 def test_a_bad_override_is_told_in_words(root: Path, override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compose([override], root)
+
+
+def test_the_soma_of_the_image_needs_a_look_at_it(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"labels\.soma = image needs labels\.evidence=true"):
+        compose(["labels.soma=image", "labels.evidence=false"], root)
 
 
 @pytest.mark.parametrize(
