@@ -52,7 +52,7 @@ def test_an_option_explains_what_depends_on_it(root: Path) -> None:
     labels = {i: {**cell, "labels": f"other {i}"} for i, cell in CELLS.items()}
     commit_version(root, labels, overrides=("labels.r_min_um=0.3", "align.stretch_um=25", "compute.workers=2"))
     difference = diff(root, "HEAD~1", "HEAD")
-    assert difference.options == ("labels.r_min_um: 0.23 -> 0.3", "align.stretch_um: 30.0 -> 25.0")
+    assert difference.options == ("labels.r_min_um: 0.23 -> 0.3", "align.stretch_um: 15.0 -> 25.0")
     assert {change.specimen_id: (change.what, change.why) for change in difference.changed} == dict.fromkeys(
         CELLS, (("labels",), ("option: labels.r_min_um 0.23 -> 0.3",))
     )
