@@ -229,7 +229,8 @@ def _is_seen(case: Case, plane: int, own: np.ndarray, both: np.ndarray, at: tupl
     (y, x), size = at, case.grid.voxel_size_zyx_um
     reach = np.arange(-int(RING_UM[1] / size[2]) - 1, int(RING_UM[1] / size[2]) + 2)
     away = np.hypot(*np.meshgrid(reach * size[1], reach * size[2], indexing="ij"))
-    ring = np.argwhere((away >= RING_UM[0]) & (away <= RING_UM[1])) + reach[0]
+    beside = np.abs(away - sum(RING_UM) / 2)
+    ring = np.argwhere(beside <= max((RING_UM[1] - RING_UM[0]) / 2, beside.min())) + reach[0]  # on coarse grids the nearest pixels to it
     others = saturated(both) - saturated(own)
     n_y, n_x = others.shape
     around = others[np.clip(y[:, None] + ring[:, 0], 0, n_y - 1), np.clip(x[:, None] + ring[:, 1], 0, n_x - 1)].mean(axis=1)
