@@ -297,7 +297,7 @@ def test_closing_wakes_requests_that_wait(serve: Callable[..., ScriptedServer]) 
     started = time.monotonic()
     with pytest.raises(TransferError, match="closed"):
         client.get(server.url, verify=body_of)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 5
 
 
 def test_closing_ends_requests_that_are_under_way(serve: Callable[..., ScriptedServer]) -> None:
@@ -310,7 +310,7 @@ def test_closing_ends_requests_that_are_under_way(serve: Callable[..., ScriptedS
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(client.get, server.url, verify=body_of) for _ in range(4)]
     try:
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < 10
         assert all("closed" in str(future.exception()) for future in asked)
         with pytest.raises(TransferError, match="closed"):
             client.get(server.url, verify=body_of)

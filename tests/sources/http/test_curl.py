@@ -169,7 +169,7 @@ def test_an_answer_that_takes_too_long_for_its_size_is_given_up_however_lively_i
     started = time.monotonic()
     with pytest.raises(Broken, match=r"not here after 2 s") as raised:
         Connection(0.5).get(f"http://127.0.0.1:{server.port}/", 100_000)  # 0.5 s and 100 kB at 64 kB/s
-    assert time.monotonic() - started > 1.5
+    assert 1.5 < time.monotonic() - started < 4
     assert not raised.value.final
 
 
@@ -244,7 +244,7 @@ def test_a_kept_connection_is_aborted_whatever_was_asked_elsewhere_meanwhile(ser
         asked = other.submit(connection.get, f"http://127.0.0.1:{first.port}/", LARGEST)
         assert isinstance(asked.exception(), Broken)
     silent.set()
-    assert time.monotonic() - started < 25, "the server is silent for 30 s"
+    assert time.monotonic() - started < 10, "the server is silent for 30 s"
 
 
 def test_ctrl_c_is_heard_while_a_server_is_silent(tmp_path: Path) -> None:

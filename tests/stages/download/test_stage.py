@@ -110,7 +110,7 @@ def test_killed_and_run_again_nothing_finished_is_fetched_twice_and_the_bytes_ar
         assert area(crops(mirror)) == wanted - finished
         assert content(root) == content(clean)
         progress.append(finished)
-    assert len(set(progress)) > 1
+    assert len(set(progress)) > 2
 
 
 def test_a_cell_that_cannot_be_planned_fails_alone(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_ctrl_c_waits_for_no_answer_that_may_never_come(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(cell, plan, source, tmp_path)
-    assert time.monotonic() - started < 60, "no thread waited for its answer to the end"
+    assert time.monotonic() - started < 30, "no thread waited for its answer to the end"
     assert source.closed.is_set()
     clean = run(cell, plan, PatternSource(), tmp_path / "clean")
     pd.testing.assert_frame_equal(run(cell, plan, PatternSource(), tmp_path), clean)
