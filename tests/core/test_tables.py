@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brightfield.core import tables
 from brightfield.core.errors import TableError
 from brightfield.core.schema import PLANES, TABLES, Column, Table
-from brightfield.core.tables import frame_of, parse_table, read_table, write_table
+from brightfield.core.tables import frame_of, join_tables, parse_table, read_table, write_table
 from brightfield.testing.dataset import table_row
 
 SMALL = Table(
@@ -169,3 +170,22 @@ def test_every_table_of_the_contract_writes_and_reads(tmp_path: Path, table: Tab
     assert len(read_table(table, tmp_path)) == 2
     write_table(table, frame_of(table, []), tmp_path)
     assert len(read_table(table, tmp_path)) == 0
+
+
+@given(cells=st.dictionaries(st.integers(1, 30), st.integers(0, 9), max_size=6), per_group=st.integers(1, 12), kept=st.integers(0, 3))
+def test_joined_cells_have_the_bytes_of_one_table(
+    tmp_path_factory: pytest.TempPathFactory, cells: dict[int, int], per_group: int, kept: int
+) -> None:
+    folder = tmp_path_factory.mktemp("join")
+    rows = {i: [{"specimen_id": i, "z": z, "n": i * z, "layer": "x" * z} for z in range(n)] for i, n in cells.items()}
+    earlier = sorted(rows)[:kept]  # these lie together in the table that is replaced
+    write_table(SMALL, frame([row for i in earlier for row in rows[i]]), folder)
+    for i in rows.keys() - set(earlier):
+        write_table(SMALL, frame(rows[i]), folder / str(i))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROWS_PER_GROUP", per_group)
+        whole = write_table(SMALL, frame([row for i in rows for row in rows[i]]), folder / "whole").read_bytes()
+        places = {i: folder if i in earlier else folder / str(i) for i in rows}
+        joined = join_tables(SMALL, {**places, 99: folder / "nothing"}, folder)
+    assert joined.read_bytes() == whole
+    assert all(pq.ParquetFile(joined).metadata.row_group(k).num_rows <= per_group for k in range(pq.ParquetFile(joined).num_row_groups))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from brightfield.core.schema import Table
 
+ROWS_PER_GROUP = 2**20
+"""Of a parquet file: what is in memory at once while cells are joined."""
+
+_FORMAT: dict[str, Any] = {"compression": "zstd", "compression_level": 9, "store_schema": True, "write_statistics": True}
+
 
 def write_table(table: Table, frame: pd.DataFrame, root: Path) -> Path:
     """Write `frame` as `table` below `root`, atomically, rows ordered by key, columns as the contract has them.
@@ -26,9 +31,35 @@ def write_table(table: Table, frame: pd.DataFrame, root: Path) -> Path:
     """
     target = root / table.path
     arrow = _conform(table, frame, target)
-    with atomic(target) as partial:
-        pq.write_table(arrow, partial, compression="zstd", compression_level=9, store_schema=True, write_statistics=True)
+    with atomic(target) as partial, pq.ParquetWriter(partial, arrow.schema, **_FORMAT) as writer:
+        writer.write_table(arrow, ROWS_PER_GROUP)
     return target
+
+
+def join_tables(table: Table, directories: Mapping[int, Path], root: Path) -> Path:
+    """Write as `table` below `root` the rows of cells, of each from the `table` below its directory: none where there is no such file.
+
+    The bytes are those of `write_table` with all rows; memory is that of a row group. Raises TableError as `read_table` does.
+    """
+    target = root / table.path
+    schema = table.arrow_schema
+    rows = (_arrow_rows(table, directories[i], None, i) for i in sorted(directories) if (directories[i] / table.path).is_file())
+    with atomic(target) as partial, pq.ParquetWriter(partial, schema, **_FORMAT) as writer:
+        for group in _in_groups(rows, schema):
+            writer.write_table(group, ROWS_PER_GROUP)
+    return target
+
+
+def _in_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows as tables of `ROWS_PER_GROUP`; the last one has what is left, and is empty where there are none at all."""
+    waiting, any_full = schema.empty_table(), False
+    for rows in tables:
+        waiting = pa.concat_tables([waiting, rows.replace_schema_metadata(schema.metadata)])
+        while waiting.num_rows >= ROWS_PER_GROUP:
+            yield waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
+            waiting, any_full = waiting.slice(ROWS_PER_GROUP), True
+    if waiting.num_rows or not any_full:
+        yield waiting.combine_chunks()
 
 
 def read_table(table: Table, root: Path, *, columns: list[str] | None = None, specimen_id: int | None = None) -> pd.DataFrame:
@@ -36,6 +67,11 @@ def read_table(table: Table, root: Path, *, columns: list[str] | None = None, sp
 
     With `specimen_id` only the rows of that cell are read. Raises TableError when the file is absent or its columns are not the contract's.
     """
+    frame: pd.DataFrame = _arrow_rows(table, root, columns, specimen_id).to_pandas(types_mapper=_nullable_dtype)
+    return frame
+
+
+def _arrow_rows(table: Table, root: Path, columns: list[str] | None, specimen_id: int | None) -> pa.Table:
     path = root / table.path
     if not path.is_file():
         raise TableError(f"the {table.name} table is not there; build it with `dvc repro` or fetch it with `dvc pull`", path=path)
@@ -44,9 +80,7 @@ def read_table(table: Table, root: Path, *, columns: list[str] | None = None, sp
         if not found.equals(table.arrow_schema, check_metadata=False):
             missing = sorted(set(table.column_names) ^ set(found.names))
             raise TableError(f"columns are not those of the {table.name} table (differing: {missing or 'types'}); rebuild it", path=path)
-        rows = file.read(columns=columns) if specimen_id is None else _rows_of(file, specimen_id, columns or found.names)
-    frame: pd.DataFrame = rows.to_pandas(types_mapper=_nullable_dtype)
-    return frame
+        return file.read(columns=columns) if specimen_id is None else _rows_of(file, specimen_id, columns or found.names)
 
 
 def _rows_of(file: pq.ParquetFile, specimen_id: int, columns: list[str]) -> pa.Table:

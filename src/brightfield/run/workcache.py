@@ -27,7 +27,7 @@ from brightfield.core.files import link
 from brightfield.core.keys import finished_keys, read_keys, write_keys
 from brightfield.core.layout import keys_file, owner_of
 from brightfield.core.schema import Table
-from brightfield.core.tables import read_table, write_table
+from brightfield.core.tables import join_tables
 from brightfield.run.adopt import Share, Tracked, share_of
 from brightfield.run.algorithm import algorithm_digest
 from brightfield.run.collect import register, work_root
@@ -177,21 +177,9 @@ class WorkCache:
         kept = set(spare) - set(finished)
         for output in self.outputs:
             if isinstance(output, Table):
-                self._join(output, finished, kept)
+                join_tables(output, dict.fromkeys(kept, self.root) | dict(finished), self.root)
             else:
                 self._link(output, finished, kept)
-
-    def _join(self, table: Table, finished: Mapping[int, Path], kept: set[int]) -> None:
-        import pandas as pd
-
-        frames = [read_table(table, directory) for directory in finished.values() if (directory / table.path).is_file()]
-        if kept and (self.root / table.path).is_file():
-            present = read_table(table, self.root)
-            frames.append(present[present["specimen_id"].isin(kept)])
-        if frames:
-            write_table(table, pd.concat(frames, ignore_index=True), self.root)
-        else:
-            write_table(table, table.arrow_schema.empty_table().to_pandas(), self.root)
 
     def _link(self, output: Path, finished: Mapping[int, Path], kept: set[int]) -> None:
         target_root = self.root / output

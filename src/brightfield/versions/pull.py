@@ -60,10 +60,21 @@ def _dvc_pull(root: Path, targets: Sequence[str]) -> None:
     if not missing:
         return
     with team_repo(root) as repo:
+        _take_outputs_alone(repo)
         try:
             repo.pull(targets=[str(root.resolve() / target) for target in missing])
         except Exception as error:  # each kind of remote brings exceptions of its own
             raise TransferError(_told(error, repo, missing)) from error
+
+
+def _take_outputs_alone(repo: Any) -> None:
+    """Targets are outputs: DVC would read dvc.yaml and dvc.lock twice for each of them, to see whether it is a stage."""
+    from dvc.repo.stage import StageInfo
+
+    def stage_of(target: str, *_: object, **__: object) -> list[StageInfo]:
+        return [StageInfo(out.stage, target) for out in repo.find_outs_by_path(target, strict=False)]
+
+    repo.stage.collect_granular = stage_of
 
 
 def _told(error: Exception, repo: Any, targets: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http.client import HTTPException
@@ -134,12 +134,15 @@ def test_without_options_fifty_rows_come(catalog: MemoryCatalog) -> None:
 def test_pages_join_to_the_whole(total: int, rows: int) -> None:
     tables = {"SubImage": [{"id": i, "section_number": i % 3} for i in range(total)]}
     order = "[order$eq'sub_images.section_number$desc','sub_images.id']"
+    recent: mirror_rma.Recent = deque(maxlen=2)
     whole = mirror_rma.answer(tables, f"model::SubImage,rma::options[num_rows$eqall]{order}")["msg"]
     paged = [
         row
         for start in range(0, total, rows)
-        for row in mirror_rma.answer(tables, f"model::SubImage,rma::options[num_rows$eq{rows}][start_row$eq{start}]{order}")["msg"]
+        for row in mirror_rma.answer(tables, f"model::SubImage,rma::options[num_rows$eq{rows}][start_row$eq{start}]{order}", recent)["msg"]
     ]
+    others = {"SubImage": [{"id": i, "section_number": 0} for i in range(total + 1)]}  # the same query of another table
+    assert mirror_rma.answer(others, f"model::SubImage,rma::options[num_rows$eqall]{order}", recent)["msg"] == others["SubImage"]
     assert paged == whole == sorted(tables["SubImage"], key=lambda row: (-row["section_number"], row["id"]))
 
 

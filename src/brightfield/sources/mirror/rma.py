@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -54,11 +55,15 @@ class Query:
     order: tuple[tuple[str, bool], ...] = ()
 
 
-def answer(tables: Tables, text: str) -> dict[str, Any]:
+type Recent = deque[tuple[Query, Sequence[Row], list[Row]]]
+"""What queries selected lately, with the table that they saw: pages of one follow each other."""
+
+
+def answer(tables: Tables, text: str, recent: Recent | None = None) -> dict[str, Any]:
     """The envelope that the service sends for the query `text`; for a query it refuses, `success` is false and `msg` says why."""
     try:
         query = parse(text)
-        rows = _selected(tables, query)
+        rows = _recalled(tables, replace(query, num_rows=None, start_row=0), deque(maxlen=1) if recent is None else recent)
         page = rows[query.start_row :][: query.num_rows]
         message = [_included(row, query.include) for row in page]
     except QueryRefusedError as refusal:
@@ -183,6 +188,15 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "le": operator.le,
     "ge": operator.ge,
 }
+
+
+def _recalled(tables: Tables, query: Query, recent: Recent) -> list[Row]:
+    for known, table, rows in tuple(recent):
+        if known == query and table is tables.get(query.model):
+            return rows
+    rows = _selected(tables, query)
+    recent.append((query, tables[query.model], rows))
+    return rows
 
 
 def _selected(tables: Tables, query: Query) -> list[Row]:

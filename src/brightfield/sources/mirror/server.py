@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -63,6 +63,7 @@ class Mirror:
         self._started = time.monotonic()
         self._requests: list[Request] = []
         self._attempts: Counter[str] = Counter()
+        self._recent: mirror_rma.Recent = deque(maxlen=4)
         self._lock = threading.Lock()
 
     @property
@@ -93,7 +94,9 @@ class Mirror:
         url = urlsplit(request.path)
         parameters = dict(parse_qsl(url.query, keep_blank_values=True))
         if url.path == _QUERY:
-            return _query_reply(self.catalog, parameters)
+            text = parameters.get("q", parameters.get("criteria", ""))
+            envelope = mirror_rma.answer(self.catalog.tables, text, self._recent)
+            return Reply(json.dumps(envelope).encode(), "application/json")
         if url.path.startswith(_FILE):
             return _file_reply(self.catalog, url.path.removeprefix(_FILE))
         if url.path.startswith(_IMAGE):
@@ -253,11 +256,6 @@ def _with_lost_block(jpeg: bytes) -> bytes:
     first = data_at + n_data // 2
     last = min(first + max(32, n_data // 8), len(jpeg) - 2)
     return jpeg[:first] + bytes(last - first) + jpeg[last:]
-
-
-def _query_reply(catalog: Catalog, parameters: Mapping[str, str]) -> Reply:
-    text = parameters.get("q", parameters.get("criteria", ""))
-    return Reply(json.dumps(mirror_rma.answer(catalog.tables, text)).encode(), "application/json")
 
 
 def _file_reply(catalog: Catalog, name: str) -> Reply:

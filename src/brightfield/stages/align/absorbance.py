@@ -27,12 +27,12 @@ WINDOW_UM = 41 * 0.1144
 """Side of the running median: 41 pixels of the full-resolution Allen stacks."""
 
 HELD_BYTES = 2**27
-"""How much absorbance `Pixels.holding` keeps, since the windows of a cell overlap; of the pixels themselves a quarter as much."""
+"""How much absorbance `Pixels.holding` keeps, since the windows of a cell overlap."""
 
-_BRICK_PLANES = 32
-_BRICK_PX = 64
+_BRICK_PLANES = 16
+_BRICK_PX, _BRICK_MOST_PX = 64, 256
 _BRICK_MEDIANS = 12
-"""A brick is at least as many medians wide: half a median more than one is read around it on every side."""
+"""A brick is as many medians wide, or as wide as a brick may be: one and a half medians more are read around it on every side."""
 
 _LEAST_VALID = 0.25
 
@@ -51,14 +51,12 @@ class Pixels:
     held: Bricks | None = None
 
     def holding(self) -> Pixels:
-        """The same stack, read and computed brick by brick and but once as long as `HELD_BYTES` suffice; the answers are the same."""
+        """The same stack, computed brick by brick and but once as long as `HELD_BYTES` suffice; the answers are the same."""
         side = _BRICK_PX
-        while side < _BRICK_MEDIANS * self._median_px:
+        while side < min(_BRICK_MEDIANS * self._median_px, _BRICK_MOST_PX):
             side *= 2
         brick = (_BRICK_PLANES, side, side)
-        raw = Bricks(self.grid.shape_zyx, brick, self._read_downloaded, empty=0, limit_bytes=HELD_BYTES // 4)
-        pixels = replace(self, read=raw.read)
-        return replace(pixels, held=Bricks(self.grid.shape_zyx, brick, pixels.computed, empty=NO_DATA, limit_bytes=HELD_BYTES))
+        return replace(self, held=Bricks(self.grid.shape_zyx, brick, self.computed, empty=NO_DATA, limit_bytes=HELD_BYTES))
 
     def clipped(self, window: Window) -> Window:
         """The part of a window that lies on the grid; empty axes have equal ends."""
@@ -92,9 +90,6 @@ class Pixels:
     @property
     def _median_px(self) -> int:
         return max(5, round(WINDOW_UM / self.grid.voxel_size_zyx_um[2]))
-
-    def _read_downloaded(self, window: Window) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
-        return self.read(window) if self.downloaded(window).any() else None
 
     def computed(self, window: Window) -> NDArray[np.int16] | None:
         """The absorbance of a window, computed anew; None where nothing of it was downloaded."""

@@ -29,20 +29,9 @@ class Bricks:
         self._kept: dict[Shape, NDArray[Any] | None] = {}  # the one used last is at the end
         self._bytes = 0
 
-    def read(self, window: Window) -> NDArray[Any]:
-        """The voxels of a window within the volume; uint8 where nothing but empty bricks lies in it."""
-        parts = list(self._parts(window))
-        dtype = next((voxels.dtype for _, voxels in parts if voxels is not None), np.dtype(np.uint8))
-        out = np.empty([high - low for low, high in window], dtype)
-        self._lay(out, parts)
-        return out
-
     def fill(self, out: NDArray[Any], window: Window) -> None:
         """Write the voxels of a window within the volume into `out`, an array of its shape."""
-        self._lay(out, self._parts(window))
-
-    def _lay(self, out: NDArray[Any], parts: Iterator[tuple[_Box, NDArray[Any] | None]] | list[tuple[_Box, NDArray[Any] | None]]) -> None:
-        for box, voxels in parts:
+        for box, voxels in self._parts(window):
             out[box] = self._empty if voxels is None else voxels
 
     def _parts(self, window: Window) -> Iterator[tuple[_Box, NDArray[Any] | None]]:
