@@ -35,6 +35,7 @@ from brightfield.sources.mirror.server import serve
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("BRIGHTFIELD_SHARED") or HERE.parent.parent / "shared" / "data")
 PIXEL_UM, PLANE_UM = 0.1144, 0.28
+KEPT = ("cells", "planes", "tiles", "requests", "bytes", "bytes_asked", "wire_bytes_todo", "disk_bytes_todo", "seconds_todo", "pace")
 BRIGHTFIELD = (sys.executable, "-c", "import sys; from brightfield import cli; sys.exit(cli.main())")
 
 
@@ -105,6 +106,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     plan = json.loads(done.stdout)
     details = plan.pop("cells_detail")
+    plan = {name: value for name, value in plan.items() if name in KEPT}
     kinds = {cell.specimen_id: cell.reconstruction_type for cell in cells}
     for kind in ("full", "dendrite-only"):
         some = [cell["bytes"] for cell in details if kinds[cell["specimen_id"]] == kind]
