@@ -129,8 +129,8 @@ def test_no_file_is_too_long_to_read() -> None:
     [
         ("zarr", {"volumes.volume", "volumes.foreign", "volumes.ranges", "volumes.remote", "sources.folder.zarr_stacks"}),
         ("allensdk", {"sources.allen.service"}),
-        ("dask", {"run.engine"}),
-        ("distributed", {"run.engine"}),
+        ("dask", {"run.clusters"}),
+        ("distributed", {"run.clusters"}),
         ("neuroglancer", {"viewing.layers", "viewing.server"}),
         ("napari", {"viewing.in_napari"}),
         ("hypothesis", {"testing.grids", "testing.skeletons"}),

@@ -5,14 +5,19 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
+import dask
 import pytest
-from distributed import get_worker
+from distributed import LocalCluster, get_worker
 
 from brightfield.config.options import ComputeConfig, Scheduler
 from brightfield.core.errors import ConfigError, StackError
+from brightfield.run import clusters
 from brightfield.run.engine import Engine, map_cells
 
 
@@ -205,3 +210,62 @@ def test_a_dask_scheduler_that_does_not_answer_is_a_config_error(monkeypatch: py
     monkeypatch.setattr(distributed, "Client", refuse)
     with pytest.raises(ConfigError, match=r"compute\.address = tcp://127\.0\.0\.1:1"):
         map_cells(double, tasks(1), Engine(ComputeConfig(scheduler=Scheduler.dask, address="tcp://127.0.0.1:1")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_without_workers_ends_the_run_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters.Patience.__init__, "__defaults__", (0.3, 0.1))
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        engine = Engine(ComputeConfig(scheduler=Scheduler.dask, address=cluster.scheduler_address))
+        with pytest.raises(
+            ConfigError, match=r"^no Dask worker was there for 0\.3 s: compute\.address = \S+ has a scheduler without workers"
+        ):
+            map_cells(double, tasks(3), engine)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_workers_that_cannot_start_end_the_run_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters.Patience.__init__, "__defaults__", (3.0, 0.5))
+    with (
+        dask.config.set({"distributed.worker.preload": ["raise SystemExit(1)"]}),
+        pytest.raises(ConfigError, match=r"^no Dask worker .* cannot start on this machine"),
+    ):
+        map_cells(double, tasks(3), Engine(ComputeConfig(scheduler=Scheduler.dask, workers=1)))
+
+
+@dataclass
+class SlowScheduler:
+    """A client whose worker comes at the look of that number; `job` is what Slurm has of it till then."""
+
+    comes_at: int
+    job: str | None = None
+    looks: int = 0
+    thread_condition: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def cluster(self) -> SimpleNamespace:
+        return SimpleNamespace(workers={0: SimpleNamespace(job_id=self.job)}, job_script=str)
+
+    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, str]]:
+        self.looks += 1
+        return {"workers": {"tcp://a": "worker"} if self.looks >= self.comes_at else {}}
+
+    def has_ready(self) -> bool:
+        return self.looks >= self.comes_at
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_a_queue_may_take_as_long_as_it_likes(queued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\n[ $2 = --jobs=17 ] && {'echo 17 PENDING' if queued else 'exit 1'}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    scheduler = SlowScheduler(8, job="17")
+    patience = clusters.Patience(scheduler, limit_s=0.2, look_s=0.1)
+    if queued:
+        patience.await_any(scheduler)
+        assert scheduler.looks == 8
+    else:
+        with pytest.raises(ConfigError, match=r"Slurm has no job of this run: slurm-\*\.out says why"):
+            patience.await_any(scheduler)

@@ -7,21 +7,19 @@ memory, takes only its own cell along: it is replaced, and the cell is tried aga
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from brightfield.config.options import DEFAULT_MEMORY_GB, DEFAULT_WORKERS, ComputeConfig, Scheduler
-from brightfield.core.errors import BrightfieldError, ConfigError
+from brightfield.config.options import ComputeConfig, Scheduler
+from brightfield.run.attempt import THREAD_LIMITS, Event, Tasks, attempt
 from brightfield.run.claim import end_with_parent
 from brightfield.run.progress import progress
 
@@ -29,9 +27,6 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 
-_THREAD_LIMITS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
-
-type Tasks = Mapping[int, tuple[Any, ...]]
 type Outcome = tuple[dict[int, Any], dict[int, str]]
 
 
@@ -56,46 +51,31 @@ def map_cells(function: Callable[..., Any], tasks: Tasks, engine: Engine | None 
     """`function(*args)` for every cell: (results, failures), both by specimen id in the order of `tasks`; a failure is its reason in words.
 
     An error of ours (BrightfieldError) or of the code fails the cell at once; a dead worker, a lack of memory or an error of the operating
-    system is tried again. Raises ConfigError when the scheduler cannot be reached.
+    system is tried again. Raises ConfigError when the scheduler cannot be reached, or no worker comes.
     """
     engine = engine or Engine()
-    run = {"local": _map_local, "dask": _map_dask, "slurm": _map_dask}[engine.compute.scheduler.value]
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
     with progress(len(tasks), engine.label, "cell") as advance:
-        for specimen_id, is_result, value in run(function, tasks, engine):
+        for specimen_id, is_result, value in _events(function, tasks, engine):
             (results if is_result else failures)[specimen_id] = value
             advance(1)
     order = list(tasks)
     return {i: results[i] for i in order if i in results}, {i: failures[i] for i in order if i in failures}
 
 
-type _Event = tuple[int, bool, Any]  # specimen id, whether it is a result, the result or the reason
+def _events(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[Event]:
+    if engine.compute.scheduler is Scheduler.local:
+        return _map_local(function, tasks, engine)
+    from brightfield.run.clusters import map_on_cluster
 
-
-def _attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, Any]:
-    """("ok", result), ("failed", reason), or ("again", reason) where another attempt may succeed."""
-    try:
-        return "ok", function(*args)
-    except BrightfieldError as error:
-        return "failed", str(error)
-    except (MemoryError, OSError) as error:
-        return "again", f"{type(error).__name__}: {error}"
-    except Exception as error:  # a cell's bug must not take the others along
-        return "failed", f"{type(error).__name__}: {error} ({_place(error)})"
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "no traceback" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return map_on_cluster(function, tasks, engine.compute, engine.retries)
 
 
 # ----------------------------------------------------------------------------------------------------------- this machine
 
 
-def _map_local(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
+def _map_local(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[Event]:
     if engine.compute.workers == 1:
         yield from _map_here(function, tasks, engine)
         return
@@ -106,10 +86,10 @@ def _map_local(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> It
         crew.stop()
 
 
-def _map_here(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
+def _map_here(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[Event]:
     for specimen_id, args in tasks.items():
         for left in range(engine.retries, -1, -1):
-            state, value = _attempt(function, args)
+            state, value = attempt(function, args)
             if state != "again" or not left:
                 break
         yield specimen_id, state == "ok", value
@@ -143,7 +123,7 @@ class _Crew:
         self.again: deque[int] = deque()
         self.attempts = dict.fromkeys(self.tasks, 0)
 
-    def run(self) -> Iterator[_Event]:
+    def run(self) -> Iterator[Event]:
         while self.waiting or self.again or self._busy():
             self._hand_out()
             for worker, specimen_id in self._ready():
@@ -181,7 +161,7 @@ class _Crew:
         signalled = wait([worker.pipe for worker in busy])
         return [(worker, worker.specimen_id) for worker in busy if worker.pipe in signalled and worker.specimen_id is not None]
 
-    def _collect(self, worker: _Worker, specimen_id: int) -> _Event | None:
+    def _collect(self, worker: _Worker, specimen_id: int) -> Event | None:
         worker.specimen_id = None
         try:
             state, value = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 - from our own process
@@ -214,14 +194,14 @@ def _serve(pipe: Connection, pickled: bytes, threads: int) -> None:
     """A worker's life: tasks come through `pipe` until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     end_with_parent(signal.SIGKILL)  # `_receive` does so, too, but must wait for native code that holds the interpreter
-    for name in _THREAD_LIMITS:  # before the function's modules are imported, which read them
+    for name in THREAD_LIMITS:  # before the function's modules are imported, which read them
         os.environ[name] = str(threads)
     inbox: deque[bytes] = deque()
     arrived = threading.Semaphore(0)
     threading.Thread(target=_receive, args=(pipe, inbox, arrived), daemon=True).start()
     function = pickle.loads(pickled)  # noqa: S301 - from our own parent
     while arrived.acquire():
-        answer = _attempt(function, pickle.loads(inbox.popleft()))  # noqa: S301 - from our own parent
+        answer = attempt(function, pickle.loads(inbox.popleft()))  # noqa: S301 - from our own parent
         pipe.send_bytes(_pickled(answer))
 
 
@@ -240,135 +220,3 @@ def _pickled(answer: tuple[str, Any]) -> bytes:
         return pickle.dumps(answer)
     except Exception as error:  # pickle raises anything
         return pickle.dumps(("failed", f"the result cannot be sent back: {error}"))
-
-
-# --------------------------------------------------------------------------------------------------------------- clusters
-
-
-_PATIENCE_S = 60
-"""In all of a run, for a worker to come in place of those that a cell has failed on."""
-
-
-def _map_dask(function: Callable[..., Any], tasks: Tasks, engine: Engine) -> Iterator[_Event]:
-    """Through dask.distributed. Never more tasks out than workers: a dying worker puts all its tasks under suspicion."""
-    distributed = _import_cluster("distributed")
-    with _client(engine) as client:
-        yield from _Sent(client, distributed.as_completed(), function, tasks, engine).run()
-
-
-@dataclass
-class _Sent:
-    """The cells that wait, and those that are out on workers. A node may lack the file system: a cell is not tried twice on one worker."""
-
-    client: Any
-    running: Any
-    function: Callable[..., Any]
-    tasks: Tasks
-    engine: Engine
-    patience_s: int = _PATIENCE_S
-
-    def __post_init__(self) -> None:
-        self.waiting = deque(self.tasks)
-        self.attempts = dict.fromkeys(self.tasks, 0)
-        self.failed_on: dict[int, set[str]] = {i: set() for i in self.tasks}
-        self.out: dict[Any, int] = {}
-
-    def run(self) -> Iterator[_Event]:
-        self._submit()
-        for future in self.running:
-            specimen_id = self.out.pop(future)
-            state, value, address = future.result() if future.status == "finished" else ("again", _death(future), "")
-            self.attempts[specimen_id] += state != "elsewhere"
-            if state == "elsewhere" or (state == "again" and self.attempts[specimen_id] <= self.engine.retries):
-                self.failed_on[specimen_id] |= {address} - {""}
-                self.waiting.append(specimen_id)
-            else:
-                yield specimen_id, state == "ok", f"{value} (worker {address})" if state == "again" and address else value
-            self._submit()
-
-    def _submit(self) -> None:
-        width = self.engine.compute.workers or max(1, len(self._workers()))
-        while self.waiting and len(self.out) < width:
-            specimen_id = self.waiting.popleft()
-            avoided = self._avoided(self.failed_on[specimen_id])
-            where = {"workers": list(self._workers() - avoided), "allow_other_workers": True} if avoided else {}
-            future = self.client.submit(_attempt_at, self.function, self.tasks[specimen_id], avoided, pure=False, **where)
-            self.out[future] = specimen_id
-            self.running.add(future)
-
-    def _avoided(self, failed_on: set[str]) -> frozenset[str]:
-        """The workers that a cell does not go to again, as long as there are others or some may come."""
-        while failed_on and not self._workers() - failed_on:
-            if self.patience_s <= 0:
-                return frozenset()
-            time.sleep(1)
-            self.patience_s -= 1
-        return frozenset(failed_on)
-
-    def _workers(self) -> set[str]:
-        return set(self.client.scheduler_info(n_workers=-1)["workers"])
-
-
-def _death(future: Any) -> str:
-    return f"its worker died: {future.exception()}"
-
-
-def _attempt_at(function: Callable[..., Any], args: tuple[Any, ...], avoided: frozenset[str]) -> tuple[str, Any, str]:
-    """`_attempt`, and the address of the worker that made it; ("elsewhere", ...) on one to be avoided, where the others died meanwhile."""
-    import distributed
-
-    address = str(distributed.get_worker().address)
-    if address in avoided:
-        time.sleep(0.2)
-        return "elsewhere", None, address
-    return *_attempt(function, args), address
-
-
-def _client(engine: Engine) -> Any:
-    distributed = _import_cluster("distributed")
-    if engine.compute.scheduler is Scheduler.slurm:
-        return _slurm_client(distributed, engine)
-    if not engine.compute.address:
-        cluster = distributed.LocalCluster(n_workers=engine.compute.workers or None, threads_per_worker=1, dashboard_address=None)
-        return _Owning(distributed.Client(cluster), cluster)
-    try:
-        return distributed.Client(engine.compute.address, timeout="20s")
-    except OSError as error:
-        raise ConfigError(f"compute.address = {engine.compute.address}: no Dask scheduler answers there ({error})") from error
-
-
-def _slurm_client(distributed: Any, engine: Engine) -> Any:
-    jobqueue = _import_cluster("dask_jobqueue")
-    cluster = jobqueue.SLURMCluster(
-        cores=1,
-        processes=1,
-        memory=f"{engine.compute.memory_gb or DEFAULT_MEMORY_GB}GB",
-        queue=engine.compute.partition or None,
-        account=engine.compute.account or None,
-        walltime=engine.compute.walltime,
-        job_script_prologue=[*(f"export {name}=1" for name in _THREAD_LIMITS), *engine.compute.prologue],
-    )
-    cluster.scale(engine.compute.workers or DEFAULT_WORKERS)
-    return _Owning(distributed.Client(cluster), cluster)
-
-
-@dataclass
-class _Owning:
-    """A client that closes the cluster it started."""
-
-    client: Any
-    cluster: Any
-
-    def __enter__(self) -> Any:
-        return self.client
-
-    def __exit__(self, *_: object) -> None:
-        self.client.close()
-        self.cluster.close()
-
-
-def _import_cluster(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"compute.scheduler needs {module}: pip install 'brightfield[pipeline]'") from error
