@@ -51,6 +51,7 @@ from brightfield.stages.rasterize.labels import write_labels
 from brightfield.stages.rasterize.misregistered import StretchVerdict
 from brightfield.stages.rasterize.optics import saturated
 from brightfield.stages.rasterize.plan import LabelPlan
+from brightfield.testing.skeletons import jittered
 from brightfield.volumes.volume import Volume, create_volume, open_volume
 
 RESULT = Path(__file__).resolve().parent / "results" / "labels.json"
@@ -322,12 +323,6 @@ def planes_of_boxes(case: Case) -> np.ndarray:
     """(n, 6) the boxes plane by plane: specimen, z, y0, y1, x0, x1."""
     rows = [(0, z, *box[2:]) for box in case.boxes.tolist() for z in range(box[0], box[1])]
     return np.array(rows, np.int64)
-
-
-def jittered(skeleton: Skeleton, seed: int, xy_um: float = 0.15, z_um: float = 0.5) -> Skeleton:
-    """Traces as people place them: every node a little beside its neurite."""
-    noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(skeleton.position_zyx_um.shape)
-    return skeleton.moved_to(np.round(skeleton.position_zyx_um + noise * np.array([z_um, xy_um, xy_um]), 4))
 
 
 def kept_back(options: argparse.Namespace) -> list[Case]:

@@ -115,6 +115,12 @@ def z_scaled(skeleton: Skeleton, factor: float) -> Skeleton:
     return skeleton.moved_to(np.round(skeleton.position_zyx_um * (factor, 1.0, 1.0), 4))
 
 
+def jittered(skeleton: Skeleton, seed: int, xy_um: float = 0.15, z_um: float = 0.5) -> Skeleton:
+    """A trace as people place it: every node a little beside its neurite, by so many um (standard deviation) along each axis."""
+    noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(skeleton.position_zyx_um.shape)
+    return skeleton.moved_to(np.round(skeleton.position_zyx_um + noise * np.array([z_um, xy_um, xy_um]), 4))
+
+
 def displaced(
     skeleton: Skeleton, seed: int, *, off_um: float = 2.0, piece_um: float = 40.0, share: float = 0.05
 ) -> tuple[Skeleton, NDArray[np.int64], NDArray[np.bool_]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,64 +14,20 @@ from brightfield.config.options import LabelsConfig
 from brightfield.core.codes import Label, Reason, Verdict
 from brightfield.core.errors import CapacityError
 from brightfield.core.skeleton import Skeleton
-from brightfield.core.space import Grid, Shape, download_grid
-from brightfield.raster.cones import cones_of, spans_of
+from brightfield.core.space import Grid, Shape
 from brightfield.raster.runs import overlay, paint, union
-from brightfield.sources.demo.phantom import ArborPlan, Faults, Optics, Phantom, canvas, grow, untraced_axon
-from brightfield.sources.demo.rendering import absorbance, render_crop
+from brightfield.sources.demo.phantom import Faults
 from brightfield.sources.demo.stain import soma_shape, within_lobes
 from brightfield.stages.rasterize.chunks import Boxes
-from brightfield.stages.rasterize.evidence import Evidence, Traced, evidence_of, moved
+from brightfield.stages.rasterize.evidence import Evidence, evidence_of, moved
 from brightfield.stages.rasterize.labels import write_labels
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, without
 from brightfield.stages.rasterize.optics import Stain
 from brightfield.stages.rasterize.plan import LabelPlan
 from brightfield.stages.rasterize.somata import Body
 from brightfield.testing.skeletons import cable
-from brightfield.volumes.pyramid import build_pyramid
-from brightfield.volumes.volume import Volume, create_volume, open_volume
-
-LEVEL, Z_STEP = 2, 2
-EXTENT = (32.0, 80.0, 80.0)
-R_MIN_UM = 0.23
-
-
-@lru_cache
-def phantom() -> Phantom:
-    """A neuron of dendrites, 250 um of axon that nobody traced, specks, a slanting light."""
-    traced = grow(ArborPlan(21, EXTENT, n_basal=4, reach_um=40.0, axon_um=30.0))
-    axon = untraced_axon(traced, 22, EXTENT, 250.0)
-    return Phantom(traced, *canvas(traced), 21, ((axon, 1.0),), optics=Optics.drawn(21), debris_per_mm3=60_000.0)
-
-
-def grid_of(cell: Phantom) -> Grid:
-    return download_grid(cell.grid, LEVEL, Z_STEP)
-
-
-@lru_cache
-def pixels(cell: Phantom) -> NDArray[np.uint8]:
-    n_z, n_y, n_x = grid_of(cell).shape_zyx
-    return np.stack([render_crop(cell, Z_STEP * z, 0, 0, n_y << LEVEL, n_x << LEVEL, LEVEL) for z in range(n_z)])
-
-
-def stored(path: Path, voxels: NDArray[np.uint8], grid: Grid, boxes: Boxes, chunk: Shape = (16, 64, 64)) -> Volume:
-    volume = create_volume(path, grid.pyramid(), voxels.dtype, chunk_zyx=chunk, shard_zyx=(2 * chunk[0], 2 * chunk[1], 2 * chunk[2]))
-    for shard in np.ndindex(volume.spec(0).n_shards_zyx):
-        volume.write_dense_shard(0, shard, voxels[tuple(slice(*side) for side in volume.spec(0).shard_window(shard))])
-    build_pyramid(volume, boxes)
-    return volume
-
-
-def whole(grid: Grid) -> Boxes:
-    return np.array([[side for axis in grid.window for side in axis]], np.int64)
-
-
-def on_everywhere(skeleton: Skeleton) -> dict[int, StretchVerdict]:
-    return {number: StretchVerdict(Verdict.ON) for number in range(int(skeleton.stretches(30.0).max()) + 1)}
-
-
-def traced_of(skeleton: Skeleton, **options: object) -> Traced:
-    return Traced(skeleton, on_everywhere(skeleton), 30.0, R_MIN_UM, **options)  # type: ignore[arg-type]
+from brightfield.volumes.volume import open_volume
+from stained import R_MIN_UM, grid_of, phantom, pixels, stored, traced_of, tube, whole
 
 
 def looked_at(path: Path, boxes: Boxes | None = None, chunk: Shape = (16, 64, 64)) -> Evidence:
@@ -85,87 +39,6 @@ def looked_at(path: Path, boxes: Boxes | None = None, chunk: Shape = (16, 64, 64
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return looked_at(tmp_path_factory.mktemp("image") / "1.zarr")
-
-
-def stain_of(cell: Phantom) -> NDArray[np.float64]:
-    """The absorbance of every voxel without texture and noise."""
-    grid = grid_of(cell)
-    return np.stack([absorbance(cell, Z_STEP * z, 0, 0, grid.shape_zyx[1:], LEVEL) for z in range(grid.shape_zyx[0])])
-
-
-def tube(skeletons: list[Skeleton], grid: Grid, more_um: float = 0.0) -> NDArray[np.bool_]:
-    spans = [spans_of(cones_of(s, R_MIN_UM, "capsule").grown(more_um), grid, merge=True, threads=1) for s in skeletons]
-    return paint(union(np.concatenate(spans), 1), grid.window) > 0
-
-
-# ---------------------------------------------------------------------------------------------------------------------- untraced stain
-
-
-def test_untraced_stain_is_found_and_blur_debris_and_empty_tissue_are_not(evidence: Evidence) -> None:
-    cell, grid = phantom(), grid_of(phantom())
-    (axon, _), sd = cell.others[0], 0.0115
-    clean, alone = replace(cell, debris_per_mm3=0.0), replace(cell, debris_per_mm3=0.0, others=())
-    full, both, own = stain_of(cell), stain_of(clean), stain_of(alone)
-    found = paint(union(evidence.unexplained, 1), grid.window) > 0
-    beside = tube([cell.skeleton], grid, 0.9)
-    untraced = tube([axon], grid) & ~beside & (both - own > 4 * sd)
-    empty = ~tube([cell.skeleton, axon], grid, 3.0)
-    blur = (own > 3 * sd) & ~beside & ~tube([axon], grid, 1.5)
-    specks = (full - both > 0.1) & ~tube([cell.skeleton, axon], grid, 1.0)
-    assert untraced.sum() > 100
-    assert specks.sum() > 50
-    shares = {name: float(found[mask].mean()) for name, mask in (("stain", untraced), ("empty", empty), ("blur", blur), ("specks", specks))}
-    assert shares["stain"] > 0.8, shares
-    assert shares["empty"] < 0.006, shares
-    assert shares["blur"] < 0.05, shares  # a quarter of it is the soma's in so small a stack
-    assert shares["specks"] < 0.3, shares
-
-
-def test_no_stain_is_unexplained_on_a_trace(evidence: Evidence) -> None:
-    found = paint(union(evidence.unexplained, 1), evidence.grid.window) > 0
-    labels = tube([phantom().skeleton], evidence.grid)
-    assert found[labels].mean() < 0.02
-
-
-def test_chunks_and_the_order_of_boxes_change_nothing(evidence: Evidence, tmp_path: Path) -> None:
-    n_z, n_y, n_x = grid_of(phantom()).shape_zyx
-    parts = [[z, min(z + 7, n_z), y, min(y + 50, n_y), 0, n_x] for y in range(0, n_y, 50) for z in range(0, n_z, 7)]
-    other = looked_at(tmp_path / "1.zarr", np.array(parts[::-1], np.int64), (8, 32, 128))
-    assert np.array_equal(other.unexplained, evidence.unexplained)
-    assert other.bad_planes == evidence.bad_planes
-    assert other.body is not None
-    assert evidence.body is not None
-    assert np.array_equal(other.body.ratio, evidence.body.ratio)
-
-
-def test_workers_beside_each_other_change_nothing(evidence: Evidence, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        for other in pool.map(looked_at, [tmp_path / "1.zarr", tmp_path / "2.zarr"]):
-            assert np.array_equal(other.unexplained, evidence.unexplained)
-
-
-def test_what_was_not_downloaded_is_no_stain(tmp_path: Path) -> None:
-    cell, grid = phantom(), grid_of(phantom())
-    n_z, n_y, n_x = grid.shape_zyx
-    boxes = np.array([[0, 12, 0, n_y, 0, n_x // 2], [15, n_z, 0, n_y, 0, n_x // 2]], np.int64)
-    voxels = pixels(cell).copy()
-    voxels[12:15] = 0
-    voxels[:, :, n_x // 2 :] = 0
-    found = evidence_of(stored(tmp_path / "1.zarr", voxels, grid, boxes), boxes, traced_of(cell.skeleton))
-    mask = paint(union(found.unexplained, 1), grid.window) > 0
-    assert mask.any()
-    assert not mask[13].any()
-    assert not mask[:, :, n_x // 2 + 3 :].any()
-    border = mask[:, :, n_x // 2 - 3 : n_x // 2].mean()
-    assert border < 0.05
-
-
-def test_voxels_too_wide_for_thin_stain_are_a_finding(tmp_path: Path) -> None:
-    grid = Grid((8, 40, 40), (2.0, 1.8, 1.8))
-    voxels = np.random.default_rng(1).integers(180, 200, grid.shape_zyx).astype(np.uint8)
-    found = evidence_of(stored(tmp_path / "1.zarr", voxels, grid, whole(grid)), whole(grid), traced_of(cable(20.0)))
-    assert [finding.check for finding in found.findings] == ["too-coarse-for-stain"]
-    assert not len(found.unexplained)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- bad planes

@@ -18,9 +18,10 @@ from brightfield.raster.runs import Runs, in_row_order, planes_of, union
 from brightfield.stages.rasterize.chunks import coarser
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_on
 from brightfield.stages.rasterize.planes import bad_planes
+from brightfield.stages.rasterize.predicted import Predicted, Shown
 from brightfield.stages.rasterize.somata import Body, body_of, body_runs, shell_runs
-from brightfield.stages.rasterize.staining import Shown, fitted
-from brightfield.stages.rasterize.unexplained import RidgeRules, long_objects, ridges, widened
+from brightfield.stages.rasterize.staining import fitted
+from brightfield.stages.rasterize.unexplained import Disc, RidgeRules, long_objects, ridges, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,8 +116,16 @@ def unexplained_runs(planes: _Planes, grid: Grid, traced: Traced, body: Body | N
     stain = fitted(traced.skeleton, grid, on, planes.shown, planes.usable, body)
     near = cones_of(traced.skeleton, traced.r_min_um, "capsule").grown(_BESIDE_UM)
     beside = union(shell_spans_of(near, _ABOVE_UM, grid, threads=1), 1)
-    found = [ridges(planes.shown(z), planes.grey(z), stain, z, planes_of(beside, z, z + 1), rules) for z in planes.usable]
+    predicted, soma = Predicted(stain, planes.shown, planes.usable), _disc(traced.skeleton, grid)
+    found = [ridges(predicted, planes.shown(z), planes.grey(z), z, planes_of(beside, z, z + 1), soma, rules) for z in planes.usable]
     return widened(long_objects(np.concatenate(found), grid, rules), grid, rules.margin_um)
+
+
+def _disc(skeleton: Skeleton, grid: Grid) -> Disc:
+    if skeleton.soma is None:
+        return (0.0, 0.0, 0.0)
+    _, y, x = grid.to_voxel(skeleton.position_zyx_um[[skeleton.soma]])[0].tolist()
+    return (y, x, float(skeleton.radius_um[skeleton.soma]))
 
 
 def moved(runs: Runs, grid: Grid, other: Grid) -> Runs:
@@ -162,7 +171,7 @@ class _Planes:
         self.usable = [z for z in np.flatnonzero(held).tolist() if z not in spoilt]
         self._in_order = frozenset(self.usable)
         self._slab = lru_cache(maxsize=1)(self._read)
-        self.shown = lru_cache(maxsize=2)(self._shown)
+        self.shown = lru_cache(maxsize=4)(self._shown)
 
     def grey(self, plane: int) -> NDArray[Any]:
         """The pixels of a plane."""

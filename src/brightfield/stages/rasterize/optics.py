@@ -84,7 +84,7 @@ class Stain:
         """Every class with the strength that is usual for it, and an average blur. body: the soma's outline; None: its sphere."""
         group, label = _groups(skeleton)
         strength = np.array([_STRENGTH.get(Label(value), _STRENGTH_OF_DENDRITES) for value in label.tolist()], np.float64)
-        near, far = (_pieces(skeleton, group, um, body) for um in (0.6 * grid.voxel_size_zyx_um[2], _COARSE_SPACING_UM))
+        near, far = _near_and_far(skeleton, group, grid, body)
         return cls(grid, near, far, group, label, strength)
 
     @property
@@ -96,9 +96,10 @@ class Stain:
         """Every group's strength times its factor, kept within what stain can be."""
         return replace(self, strength=np.clip(self.strength * factor, 0.02, 8.0))
 
-    def with_pieces_of(self, other: Stain) -> Stain:
-        """The same strengths and blur, other pieces of the same groups."""
-        return replace(self, near=other.near, far=other.far)
+    def along(self, skeleton: Skeleton, body: Body | None) -> Stain:
+        """The same strengths and blur of the same groups where the nodes, or the outline of the soma, lie elsewhere."""
+        near, far = _near_and_far(skeleton, self.group, self.grid, body)
+        return replace(self, near=near, far=far)
 
     def absorbance(self, plane: int, boxes: Boxes | None = None, *, side: int = 0, kernel: float = 1.0) -> Plane:
         """The absorbance of a plane, (ny, nx) float32, before saturation; right within the boxes (None: everywhere).
@@ -132,6 +133,11 @@ def _groups(skeleton: Skeleton) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     label_of = np.zeros(len(values), np.int64)
     label_of[group] = label
     return group.astype(np.int64), label_of
+
+
+def _near_and_far(skeleton: Skeleton, group: NDArray[np.int64], grid: Grid, body: Body | None) -> tuple[Pieces, Pieces]:
+    near, far = (_pieces(skeleton, group, um, body) for um in (0.6 * grid.voxel_size_zyx_um[2], _COARSE_SPACING_UM))
+    return near, far
 
 
 def _pieces(skeleton: Skeleton, group: NDArray[np.int64], spacing_um: float, body: Body | None) -> Pieces:

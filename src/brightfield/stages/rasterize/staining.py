@@ -1,25 +1,26 @@
 """Fitting a predicted stain to an image: how dark each part of the neuron is, and how the blur grows above and below focus.
 
-Sums of two bands of width are compared, so that neither the light's unevenness nor a trace that lies a little beside its stain counts for
-much. Strengths follow from the ratio of what is seen to what is predicted along each part; the blur from a few planes with much stain.
+Sums of two bands of width are compared, so that the light's unevenness does not count for much. Strengths follow from the ratio of what is
+seen to what is predicted along each part; the blur from a few planes with much stain; where the stain lies, from all (`placed.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
 from brightfield.raster.cones import cones_of, spans_of
 from brightfield.raster.runs import in_row_order, planes_of
-from brightfield.stages.rasterize.bands import Boxes, Mask, Plane, absorbance_of, bands_of, boxes_of
+from brightfield.stages.rasterize.bands import Mask, Plane, bands_of
 from brightfield.stages.rasterize.optics import Blur, Stain, saturated
+from brightfield.stages.rasterize.placed import placed
+from brightfield.stages.rasterize.predicted import PlaneOf, Shown
 
 if TYPE_CHECKING:
     from brightfield.core.skeleton import Skeleton
@@ -35,6 +36,8 @@ SOMA_SCALES = (0.91, 0.94, 0.97, 1.0, 1.03, 1.06)
 SOMA_STRENGTHS = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3)
 _HALO, _HALO_Z_UM, _OUTLIER_OF_HALO = (1.1, 2.2), 8.0, 0.1
 _PLANES_OF_BLUR = 3
+_ROUNDS = (2, 1)
+"""How often nodes are moved after strengths and blur were fitted."""
 _OWN_UM = 0.35
 _LEAST_VOXELS = 6
 _FACTOR = (0.25, 4.0)
@@ -44,39 +47,24 @@ _BESIDE_SOMA, _LEAST_PIXELS = 0.03, 2000
 _OUTLIER = 6.0
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A plane as the image shows it: absorbance up to a constant, which pixels are known, and where there are any."""
-
-    absorbance: Plane
-    known: Mask
-    boxes: Boxes
-
-    @classmethod
-    def of(cls, grey: NDArray[np.uint8] | NDArray[np.uint16], known: Mask) -> Shown:
-        """From grey values, dark is stain."""
-        boxes = boxes_of(known)
-        return cls(absorbance_of(grey, known, boxes), known, boxes)
-
-
-type PlaneOf = Callable[[int], Shown]
-
-
 def fitted(skeleton: Skeleton, grid: Grid, on: Mask, shown: PlaneOf, planes: Sequence[int], body: Body | None = None) -> Stain:
     """The stain of a skeleton with strengths, blur and soma as the planes show them.
 
     body: the outline of the soma, where it is known. on: (n_nodes,) whether the edge of a node lies on its stain; the others keep the
     strength that their class has on average. planes: the planes that have pixels and are in order.
     """
-    stain = Stain.of(skeleton, grid, body)
-    own = _owned(stain, skeleton, on)
+    trace, stain = skeleton, Stain.of(skeleton, grid, body)
     some = list(planes[::2]) if len(planes) > 24 else list(planes)
-    stain = _strengths(stain, own, shown, some)
-    if len(planes) >= _PLANES_OF_BLUR:
-        stain = replace(stain, blur=_blur(stain, shown, _dark_planes(stain, planes)))
+    for rounds in _ROUNDS:
+        stain = _strengths(stain, _owned(stain, trace, on), shown, some)
+        if len(planes) >= _PLANES_OF_BLUR:
+            stain = replace(stain, blur=_blur(stain, shown, _dark_planes(stain, planes)))
+        for _ in range(rounds):
+            trace = placed(skeleton, trace, on, stain, shown, planes)
+            stain = stain.along(trace, body)
     if body is not None:
-        stain = _with_soma(stain, skeleton, body, shown, planes)
-    return _strengths(stain, own, shown, some)
+        stain = _with_soma(stain, trace, body, shown, planes)
+    return _strengths(stain, _owned(stain, trace, on), shown, some)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- strengths
@@ -127,7 +115,7 @@ def _with_soma(stain: Stain, skeleton: Skeleton, body: Body, shown: PlaneOf, pla
     group = int(stain.group[skeleton.soma or 0])
     options = list(product(SOMA_SCALES, SOMA_STRENGTHS))
     bodies = [replace(body, ratio=body.ratio * scale) for scale in SOMA_SCALES]
-    stains = [stain.with_pieces_of(Stain.of(skeleton, stain.grid, other)) for other in bodies]
+    stains = [stain.along(skeleton, other) for other in bodies]
     halos = [halo for plane in planes[::3] if (halo := _Halo.at(plane, stains, group, body, shown)) is not None]
     losses = [round(sum(halo.loss(SOMA_SCALES.index(scale), strength) for halo in halos), 9) for scale, strength in options]
     scale, strength = options[int(np.argmin(losses))]

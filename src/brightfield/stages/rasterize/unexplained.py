@@ -24,13 +24,11 @@ from scipy.sparse.csgraph import connected_components
 
 from brightfield.raster.runs import in_row_order, union
 from brightfield.stages.rasterize.bands import NOISE_PX, bands_of, noise_of
-from brightfield.stages.rasterize.optics import saturated
 
 if TYPE_CHECKING:
     from brightfield.core.space import Grid, Triple
     from brightfield.raster.runs import Runs
-    from brightfield.stages.rasterize.optics import Stain
-    from brightfield.stages.rasterize.staining import Shown
+    from brightfield.stages.rasterize.predicted import Predicted, Shown
 
 _FAINT, _CLEAR, _SURE = 1, 2, 3
 _SLENDER = 4.0
@@ -40,8 +38,16 @@ _BORDER_NOISE, _BORDER_PX = 1.6, 5
 """So near a border, where a band has fewer pixels to average, noise is so much larger."""
 _FAINT_WIDTH = 1.5
 """What continues a ridge may be wider: the fine band so many times must exceed the coarse one (a profile of 1.5 um; 1.1 of the ridge)."""
+_PARTLY = 0.12
+"""How much of it must be exceeded by what continues a ridge that exceeds it in full."""
+_SOMA_REACH = 2.5
+"""Radii of the soma beyond which it does not count how exactly its outline is known; within one less it does in full."""
 _QUIET = 0.05
 """Predicted absorbance below which pixels tell what noise is."""
+
+
+type Disc = tuple[float, float, float]
+"""The soma in the plane: y and x in voxels, and its radius in um; 0 where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,9 @@ class RidgeRules:
 
     sigmas: a ridge is so many standard deviations of noise above it; faint_sigmas: what belongs to one where it continues; sure_sigmas:
     what an object must reach somewhere, for of all chains of noise few do. explained: the share of what is predicted in a band that a
-    residual must exceed, for a model is never exact; beneath: the same of the whole prediction, blur and all. length_um: the least length
+    residual must exceed, for a model is never exact; beneath: the same of the whole prediction, blur and all. beside_um, above_um: how far
+    off its place, in the plane and along z, stain may be predicted, and soma: the same in the plane near the soma, in its radii; what that
+    changes a ridge must exceed too, but where it only continues one. length_um: the least length
     of an object; per_um: clear voxels of it per um. link_zyx_um: gaps that it may have; reach_zyx_um: those between pieces that are slender
     themselves and at least piece_um long, as specks are not. margin_um: how far around it, in the plane, it is unknown.
     """
@@ -58,27 +66,31 @@ class RidgeRules:
     sigmas: float = 2.8
     faint_sigmas: float = 1.8
     sure_sigmas: float = 4.0
-    explained: float = 0.08
-    beneath: float = 0.015
+    explained: float = 0.02
+    beneath: float = 0.006
+    beside_um: float = 0.06
+    above_um: float = 0.2
+    soma: float = 0.25
     length_um: float = 5.0
     per_um: float = 1.0
-    link_zyx_um: Triple = (1.7, 1.4, 1.4)
-    reach_zyx_um: Triple = (1.7, 2.8, 2.8)
-    piece_um: float = 1.5
+    link_zyx_um: Triple = (1.2, 1.4, 1.4)
+    reach_zyx_um: Triple = (1.2, 3.6, 3.6)
+    piece_um: float = 2.5
     margin_um: float = 0.7
 
 
-def ridges(here: Shown, grey: NDArray[Any], stain: Stain, plane: int, traced: Runs, rules: RidgeRules) -> Runs:
+def ridges(predicted: Predicted, here: Shown, grey: NDArray[Any], plane: int, traced: Runs, soma: Disc, rules: RidgeRules) -> Runs:
     """The ridges of a plane as runs of 1 (faint), 2 (clear), 3 (sure). grey: its pixels. traced: runs of it that are not searched."""
-    model = saturated(stain.absorbance(plane, here.boxes))
-    found = bands_of(here.absorbance - model, here.boxes, stain.pixel_um)
-    known = bands_of(model, here.boxes, stain.pixel_um)
+    model, known = predicted.model(plane), predicted.bands(plane)
+    found = bands_of(here.absorbance - model, here.boxes, predicted.stain.pixel_um)
     searched = here.known.copy()
     _exclude(traced, searched)
     noise = noise_of(found.fine, here.known & (model < _QUIET))
     limits = np.array([rules.faint_sigmas, rules.sigmas, rules.sure_sigmas, rules.explained, rules.beneath])
+    size = predicted.stain.grid.voxel_size_zyx_um
+    off = np.array([rules.beside_um, rules.above_um, rules.soma, *soma, size[1], size[2]])
     pixels = (grey, here.known, searched)
-    spans = _ridge_runs(tuple(found), tuple(known), model, pixels, noise, here.boxes, limits, plane)
+    spans = _ridge_runs(tuple(found), tuple(known), predicted.slopes(plane).fine, model, pixels, noise, here.boxes, limits, off, plane)
     return in_row_order(spans)
 
 
@@ -197,7 +209,35 @@ def _is_at_border(pixels: Any, y: int, x: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _ridge_runs(found: Any, predicted: Any, model: Any, pixels: Any, noise: Any, boxes: Any, limits: Any, plane: int) -> Any:
+def _misplaced(fine: Any, slope_z: Any, y: int, x: int, off: Any) -> float:
+    """How much a prediction changes where its stain lies a little elsewhere. off: see `ridges`."""
+    n_y, n_x = fine.shape
+    y0, y1, x0, x1 = max(y - 1, 0), min(y + 1, n_y - 1), max(x - 1, 0), min(x + 1, n_x - 1)
+    slope_y = (fine[y1, x] - fine[y0, x]) / (max(y1 - y0, 1) * off[6])
+    slope_x = (fine[y, x1] - fine[y, x0]) / (max(x1 - x0, 1) * off[7])
+    beside_um = off[0]
+    if off[5] > 0.0:
+        away = np.sqrt(((y - off[3]) * off[6]) ** 2 + ((x - off[4]) * off[7]) ** 2) / off[5]
+        beside_um += off[2] * off[5] * min(max(_SOMA_REACH - away, 0.0), 1.0)
+    return beside_um * np.sqrt(slope_y * slope_y + slope_x * slope_x) + off[1] * abs(slope_z[y, x])
+
+
+@njit(cache=True, nogil=True)
+def _kind(over: float, misplaced: float, fine: float, coarse: float, sd: float, limits: Any) -> int:
+    """Faint, clear, sure or 0 of a pixel whose residual exceeds what the prediction may be wrong by, its place aside, by `over`."""
+    rest = over - misplaced
+    if fine > coarse:
+        if rest > limits[1] * sd:
+            return _SURE if rest > limits[2] * sd else _CLEAR
+        if over - _PARTLY * misplaced > limits[1] * sd:
+            return _FAINT
+    return _FAINT if rest > limits[0] * sd and _FAINT_WIDTH * fine > coarse else 0
+
+
+@njit(cache=True, nogil=True)
+def _ridge_runs(
+    found: Any, predicted: Any, slope_z: Any, model: Any, pixels: Any, noise: Any, boxes: Any, limits: Any, off: Any, plane: int
+) -> Any:
     """Runs of what exceeds the limits. found, predicted: fine and coarse band; pixels: grey values, which are known, which are searched."""
     (fine, coarse), (known_fine, known_coarse), (grey, known, searched) = found, predicted, pixels
     out = np.empty((1024, 5), np.int32)
@@ -213,11 +253,9 @@ def _ridge_runs(found: Any, predicted: Any, model: Any, pixels: Any, noise: Any,
                     sd, rounding = noise[y // NOISE_PX, x // NOISE_PX], 0.18 / max(grey[y, x], 1)
                     sd = np.sqrt(sd * sd + rounding * rounding) * (_BORDER_NOISE if _is_at_border(known, y, x) else 1.0)
                     inexact = limits[3] * max(abs(known_fine[y, x]), abs(known_coarse[y, x])) + limits[4] * model[y, x]
-                    over = fine[y, x] - inexact
-                    if over > limits[1] * sd and fine[y, x] > coarse[y, x]:
-                        value = _SURE if over > limits[2] * sd else _CLEAR
-                    elif over > limits[0] * sd and _FAINT_WIDTH * fine[y, x] > coarse[y, x]:
-                        value = _FAINT
+                    if fine[y, x] - inexact > limits[0] * sd:
+                        misplaced = _misplaced(known_fine, slope_z, y, x, off)
+                        value = _kind(fine[y, x] - inexact, misplaced, fine[y, x], coarse[y, x], sd, limits)
                 if value > 0:
                     if value != before:
                         out[filled, 0], out[filled, 1], out[filled, 2], out[filled, 4] = plane, y, x, value
