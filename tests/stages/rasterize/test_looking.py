@@ -14,10 +14,10 @@ from scipy.sparse.csgraph import connected_components
 from brightfield.core.codes import Label
 from brightfield.core.space import Grid
 from brightfield.raster.runs import paint
-from brightfield.stages.rasterize.bands import boxes_of, noise_of, smoothed
-from brightfield.stages.rasterize.optics import Blur, Stain, saturated
+from brightfield.stages.rasterize.bands import Bands, bands_of, boxes_of, noise_of, smoothed
+from brightfield.stages.rasterize.optics import Blur, Stain
+from brightfield.stages.rasterize.predicted import Predicted, Shown
 from brightfield.stages.rasterize.somata import Body
-from brightfield.stages.rasterize.staining import Shown
 from brightfield.stages.rasterize.unexplained import RidgeRules, _linked, _row_starts, long_objects, ridges
 from brightfield.testing.skeletons import cable
 
@@ -33,9 +33,15 @@ def gaussian(plane: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     return np.asarray(ndimage.correlate1d(along_y, weights, axis=1, mode="nearest"))
 
 
-def bands(plane: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    narrow, middle, wide = (gaussian(plane, um / GRID.voxel_size_zyx_um[2]) for um in BANDS_UM)
-    return narrow - middle, middle - wide
+def test_bands_are_differences_of_gaussians_the_widest_of_them_in_bins() -> None:
+    plane = np.random.default_rng(6).normal(size=(171, 203))
+    boxes = boxes_of(np.ones(plane.shape, bool))
+    for size, most in ((GRID.voxel_size_zyx_um[2], 0.1), (2.0, 1e-5)):
+        narrow, middle, wide = (gaussian(plane, um / size) for um in BANDS_UM)
+        found = bands_of(plane.astype(np.float32), boxes, size)
+        assert np.allclose(found.fine, narrow - middle, atol=2e-6)
+        inner = (slice(24, -24), slice(24, -24))
+        assert np.abs(found.coarse - (middle - wide))[inner].std() <= most * found.coarse.std()
 
 
 @pytest.mark.parametrize("sigma", [0.8, 3.0, 8.1])
@@ -129,19 +135,38 @@ def test_a_soma_is_stained_within_its_outline() -> None:
 # ------------------------------------------------------------------------------------------------------------------------- the ridges
 
 
-def classes(absorbance: NDArray[np.float32], grey: NDArray[np.uint8], model: NDArray[np.float64], rules: RidgeRules) -> NDArray[np.uint8]:
+def misplaced(known: Bands, slope_z: NDArray[np.float32], soma: tuple[float, float, float], rules: RidgeRules) -> NDArray[np.float64]:
+    """How much a prediction changes where its stain lies a little elsewhere, the soma's outline most."""
+    size = GRID.voxel_size_zyx_um[2]
+    padded = np.pad(known.fine.astype(np.float64), 1, mode="edge")
+    spans = [np.where(np.isin(np.arange(n), (0, n - 1)), 1, 2) * size for n in known.fine.shape]
+    slope_y = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / spans[0][:, None]
+    slope_x = (padded[1:-1, 2:] - padded[1:-1, :-2]) / spans[1]
+    y, x = np.indices(known.fine.shape)
+    away = np.hypot(y - soma[0], x - soma[1]) * size / soma[2]
+    beside_um = rules.beside_um + rules.soma * soma[2] * np.clip(2.5 - away, 0, 1)
+    return beside_um * np.hypot(slope_y, slope_x) + rules.above_um * np.abs(slope_z)
+
+
+def classes(here: Shown, predicted: Predicted, plane: int, grey: NDArray[np.uint8], rules: RidgeRules) -> NDArray[np.uint8]:
     """The rule of `ridges` in numpy, for a plane that is known everywhere."""
-    fine, coarse = bands(absorbance - model)
-    predicted = np.maximum(*(np.abs(band) for band in bands(model)))
+    known, model = predicted.bands(plane), predicted.model(plane)
+    fine, coarse = (a.astype(np.float64) - b for a, b in zip(here.bands, known, strict=True))
     noise = noise_of(fine.astype(np.float32), model < 0.05)[np.ix_(np.arange(60) // 64, np.arange(70) // 64)]
     inside = np.zeros(fine.shape, bool)
     inside[5:-5, 5:-5] = True
     sd = np.hypot(noise, 0.18 / np.maximum(grey, 1)) * np.where(inside, 1.0, 1.6)
-    over = (fine - rules.explained * predicted - rules.beneath * model) / sd
-    found = np.where((over > rules.faint_sigmas) & (1.5 * fine > coarse) & (fine > 0), 1, 0)
-    found[(over > rules.sigmas) & (fine > coarse) & (fine > 0)] = 2
-    found[(over > rules.sure_sigmas) & (fine > coarse) & (fine > 0)] = 3
+    over = fine - rules.explained * np.maximum(*(np.abs(band) for band in known)) - rules.beneath * model
+    place = misplaced(known, predicted.slopes(plane).fine, SOMA, rules)
+    found = np.where((over - place > rules.faint_sigmas * sd) & (1.5 * fine > coarse) & (fine > 0), 1, 0)
+    narrow = (fine > coarse) & (fine > 0)
+    found[narrow & (over - 0.12 * place > rules.sigmas * sd)] = 1
+    found[narrow & (over - place > rules.sigmas * sd)] = 2
+    found[narrow & (over - place > rules.sure_sigmas * sd)] = 3
     return found.astype(np.uint8)
+
+
+SOMA = (40.0, 12.0, 3.0)
 
 
 def test_ridges_are_where_the_rule_says() -> None:
@@ -149,15 +174,15 @@ def test_ridges_are_where_the_rule_says() -> None:
     y, x = np.mgrid[:60, :70]
     line = 0.15 * np.exp(-0.5 * ((y - 0.4 * x - 20) / 1.2) ** 2)
     grey = np.round(190 * np.exp(-line) + rng.normal(size=line.shape) * 2).astype(np.uint8)
-    shown, stain = Shown.of(grey, np.ones(grey.shape, bool)), stain_of_a_cable()
-    model = saturated(stain.absorbance(plane))
-    found = ridges(shown, grey, stain, plane, np.empty((0, 5), np.int32), rules)
+    shown, stain = Shown.of(grey, np.ones(grey.shape, bool), GRID.voxel_size_zyx_um[2]), stain_of_a_cable()
+    predicted = Predicted(stain, lambda _: shown, range(plane - 1, plane + 2))
+    found = ridges(predicted, shown, grey, plane, np.empty((0, 5), np.int32), SOMA, rules)
     painted = paint(found, ((plane, plane + 1), (0, 60), (0, 70)))[0]
-    expected = classes(shown.absorbance, grey, model.astype(np.float64), rules)
+    expected = classes(shown, predicted, plane, grey, rules)
     assert np.bincount(expected.ravel(), minlength=4)[1:].min() > 5
     assert np.count_nonzero(painted != expected) <= 3  # on the limit, float32 decides otherwise
     beside = np.array([[plane, 20, 0, 70, 1]], np.int32)
-    assert not (ridges(shown, grey, stain, plane, beside, rules)[:, 1] == 20).any()
+    assert not (ridges(predicted, shown, grey, plane, beside, SOMA, rules)[:, 1] == 20).any()
 
 
 def test_objects_are_what_gaps_do_not_part() -> None:

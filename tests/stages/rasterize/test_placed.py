@@ -30,7 +30,7 @@ def shown_of(stain: Stain, planes: list[int], seed: int = 1):
     image = {z: saturated(stain.absorbance(z)) + noise.normal(0, 0.01, GRID.shape_zyx[1:]).astype(np.float32) for z in planes}
     known = np.ones(GRID.shape_zyx[1:], np.bool_)
     boxes = np.array([[0, GRID.shape_zyx[1], 0, GRID.shape_zyx[2]]], np.int64)
-    return {z: Shown(plane, known, boxes) for z, plane in image.items()}
+    return {z: Shown(plane, known, boxes, GRID.voxel_size_zyx_um[2]) for z, plane in image.items()}
 
 
 def found(off: tuple[float, float, float], on: NDArray[np.bool_], rounds: int = 3) -> NDArray[np.float64]:

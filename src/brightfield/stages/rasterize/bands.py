@@ -28,6 +28,8 @@ BLOCK_PX = 32
 """Planes are worked on in squares of this side: only those that hold pixels which are known."""
 _FILL_PX = 16
 NOISE_PX = 64
+_LEAST_BINNED = 2.0
+"""A Gaussian of so many bins or more is worked out in bins."""
 _LEAST_SAMPLES = 60
 
 
@@ -51,10 +53,11 @@ def boxes_of(known: Mask) -> Boxes:
 
 def bands_of(plane: Plane, boxes: Boxes, pixel_um: float) -> Bands:
     """The bands within the boxes, 0 elsewhere."""
-    narrow, middle, wide = (smoothed(plane, boxes, um / pixel_um) for um in (FINE_UM, MIDDLE_UM, WIDE_UM))
-    fine, coarse = np.zeros_like(plane), np.zeros_like(plane)
-    _differences(narrow, middle, wide, boxes, fine, coarse)
-    return Bands(fine, coarse)
+    narrow, middle = (smoothed(plane, boxes, um / pixel_um) for um in (FINE_UM, MIDDLE_UM))
+    binning = max(1, int(WIDE_UM / pixel_um / _LEAST_BINNED))
+    wide = _smoothed_in_bins(plane, WIDE_UM / pixel_um, binning)
+    _differences(narrow, middle, wide, binning, boxes)
+    return Bands(narrow, middle)
 
 
 def smoothed(plane: Plane, boxes: Boxes, sigma_px: float) -> Plane:
@@ -64,6 +67,14 @@ def smoothed(plane: Plane, boxes: Boxes, sigma_px: float) -> Plane:
     _smooth_columns(plane, boxes, len(weights) // 2, weights, between)
     _smooth_rows(between, boxes, weights, out)
     return out
+
+
+def _smoothed_in_bins(plane: Plane, sigma_px: float, binning: int) -> Plane:
+    """The plane in squares of so many pixels, counted from its corner, under a Gaussian: what is as smooth as this needs no more."""
+    binned = np.empty([ceil(n / binning) for n in plane.shape], np.float32)
+    _bin(plane, binning, binned)
+    whole = np.array([[0, binned.shape[0], 0, binned.shape[1]]], np.int64)
+    return smoothed(binned, whole, float(np.sqrt(sigma_px**2 - (binning**2 - 1) / 12)) / binning)
 
 
 def absorbance_of(grey: NDArray[np.uint8] | NDArray[np.uint16], known: Mask, boxes: Boxes) -> Plane:
@@ -148,12 +159,46 @@ def _smooth_rows(plane: Any, boxes: Any, weights: Any, out: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _differences(narrow: Any, middle: Any, wide: Any, boxes: Any, fine: Any, coarse: Any) -> None:
+def _bin(plane: Any, binning: int, out: Any) -> None:
+    """Means of squares; those at the border of what of them there is."""
+    n_y, n_x = plane.shape
+    for i in range(out.shape[0]):
+        y0, y1 = i * binning, min((i + 1) * binning, n_y)
+        for j in range(out.shape[1]):
+            x0, x1 = j * binning, min((j + 1) * binning, n_x)
+            total = np.float32(0.0)
+            for y in range(y0, y1):
+                for x in range(x0, x1):
+                    total += plane[y, x]
+            out[i, j] = total / np.float32((y1 - y0) * (x1 - x0))
+
+
+@njit(cache=True, nogil=True)
+def _differences(narrow: Any, middle: Any, wide: Any, binning: int, boxes: Any) -> None:
+    """Take the middle from the narrow, and from the middle the wide between the centres of its bins."""
+    (n_rows, n_columns), line = wide.shape, np.empty(wide.shape[1] + 1, np.float32)
+    column, share = np.empty(narrow.shape[1], np.uint32), np.empty(narrow.shape[1], np.float32)
+    for x in range(len(column)):
+        column[x], share[x] = _between(x, binning, n_columns)
     for b in range(len(boxes)):
         for y in range(boxes[b, 0], boxes[b, 1]):
+            row, weight = _between(y, binning, n_rows)
+            below = min(row + 1, n_rows - 1)
+            for j in range(n_columns):
+                line[j] = wide[row, j] + weight * (wide[below, j] - wide[row, j])
+            line[n_columns] = line[n_columns - 1]
             for x in range(boxes[b, 2], boxes[b, 3]):
-                fine[y, x] = narrow[y, x] - middle[y, x]
-                coarse[y, x] = middle[y, x] - wide[y, x]
+                narrow[y, x] -= middle[y, x]
+                before, after = line[column[x]], line[column[x] + np.uint32(1)]
+                middle[y, x] -= before + share[x] * (after - before)
+
+
+@njit(cache=True, nogil=True)
+def _between(index: int, binning: int, n: int) -> tuple[int, np.float32]:
+    """The bin whose centre lies before that of a pixel, and the weight of the next one; beyond the first and last centre these alone."""
+    at = min(max((index + 0.5) / binning - 0.5, 0.0), n - 1.0)
+    cell = int(at)
+    return cell, np.float32(at - cell)
 
 
 @njit(cache=True, nogil=True)

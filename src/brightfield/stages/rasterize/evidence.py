@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from brightfield.raster.runs import Runs, in_row_order, planes_of, union
 from brightfield.stages.rasterize.chunks import coarser
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_on
 from brightfield.stages.rasterize.planes import bad_planes
-from brightfield.stages.rasterize.predicted import Predicted, Shown
+from brightfield.stages.rasterize.predicted import Held, Predicted, Shown
 from brightfield.stages.rasterize.somata import Body, body_of, body_runs, shell_runs
 from brightfield.stages.rasterize.staining import fitted
 from brightfield.stages.rasterize.unexplained import Disc, RidgeRules, long_objects, ridges, widened
@@ -39,6 +38,8 @@ LARGEST_UM = 1.0
 """Thin stain cannot be seen in voxels wider than this."""
 _BESIDE_UM, _ABOVE_UM = 0.37, 0.84
 """Around the drawn tube and its radius: no stain is unexplained so near a trace."""
+_HELD_BYTES = 2**27
+"""Of pixels, and again of what is made of planes: a cell is looked at several times."""
 _NONE: Runs = np.empty((0, 5), np.int32)
 
 
@@ -86,9 +87,10 @@ class Evidence:
 
 def evidence_of(image: Volume, boxes: Boxes, traced: Traced) -> Evidence:
     """Look at one cell. boxes: what was downloaded, in voxels of the image's finest level."""
-    grid = image.grids[_work_level(image)]
-    wrong = bad_planes(image.read, image.grid.shape_zyx, boxes)
-    planes = _Planes(image, _work_level(image), boxes, frozenset(wrong))
+    level = _work_level(image)
+    grid, slabs = image.grids[level], _Slabs(image, level)
+    wrong = bad_planes(image.read if level else slabs.read, image.grid.shape_zyx, boxes)
+    planes = _Planes(slabs, boxes, frozenset(wrong))
     misregistered = Misregistered.of(traced.skeleton, traced.verdicts, traced.stretch_um, traced.r_min_um)
     is_fine = grid.voxel_size_zyx_um[2] <= LARGEST_UM
     body = body_of(traced.skeleton, grid, planes.read, planes.known) if is_fine else None
@@ -155,38 +157,49 @@ def _work_level(image: Volume) -> int:
     return max(fine, default=0)
 
 
-class _Planes:
-    """The planes of a level of an image, read in slabs of its chunks."""
+class _Slabs:
+    """A level of an image, read in slabs of its chunks."""
 
-    def __init__(self, image: Volume, level: int, boxes: Boxes, wrong: frozenset[int]) -> None:
-        self._image, self._level = image, level
-        grid = image.grids[level]
+    def __init__(self, image: Volume, level: int) -> None:
+        self.image, self.level, self.grid = image, level, image.grids[level]
+        spec = image.spec(level)
+        self._depth = spec.chunk_zyx[0]
+        slab_bytes = self._depth * self.grid.shape_zyx[1] * self.grid.shape_zyx[2] * spec.dtype.itemsize
+        self._slab = Held(self._read, _HELD_BYTES // slab_bytes)
+
+    def plane(self, plane: int) -> NDArray[Any]:
+        """The pixels of a plane."""
+        pixels: NDArray[Any] = self._slab(plane // self._depth)[plane % self._depth]
+        return pixels
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """The pixels of a window."""
+        (z0, z1), y, x = window
+        if z1 - z0 == 1:
+            return self.plane(z0)[None, slice(*y), slice(*x)]
+        return self.image.read(window, self.level)
+
+    def _read(self, number: int) -> NDArray[Any]:
+        _, y, x = self.grid.window
+        first = number * self._depth
+        return self.image.read(((first, min(first + self._depth, self.grid.shape_zyx[0])), y, x), self.level)
+
+
+class _Planes:
+    """The planes of a level of an image that have pixels and are in order."""
+
+    def __init__(self, slabs: _Slabs, boxes: Boxes, wrong: frozenset[int]) -> None:
+        grid, image = slabs.grid, slabs.image
         factor = np.rint(np.divide(grid.voxel_size_zyx_um, image.grid.voxel_size_zyx_um)).astype(int).tolist()
-        self._boxes = boxes if level == 0 else coarser(boxes, factor, grid)
-        self._depth = image.spec(level).chunk_zyx[0]
+        self._boxes = boxes if slabs.level == 0 else coarser(boxes, factor, grid)
         spoilt = {plane // factor[0] for plane in wrong}
         held = np.zeros(grid.shape_zyx[0], np.bool_)
         for z0, z1 in self._boxes[:, :2].tolist():
             held[z0:z1] = True
         self.usable = [z for z in np.flatnonzero(held).tolist() if z not in spoilt]
         self._in_order = frozenset(self.usable)
-        self._slab = lru_cache(maxsize=1)(self._read)
-        self.shown = lru_cache(maxsize=4)(self._shown)
-
-    def grey(self, plane: int) -> NDArray[Any]:
-        """The pixels of a plane."""
-        slab, first = self._slab(plane // self._depth), plane // self._depth * self._depth
-        pixels: NDArray[Any] = slab[plane - first]
-        return pixels
-
-    def _read(self, number: int) -> NDArray[Any]:
-        (z0, z1), y, x = self._image.grids[self._level].window
-        first = number * self._depth
-        return self._image.read(((max(first, z0), min(first + self._depth, z1)), y, x), self._level)
-
-    def read(self, window: Window) -> NDArray[Any]:
-        """The pixels of a window."""
-        return self._image.read(window, self._level)
+        self._grid, self.grey, self.read = grid, slabs.plane, slabs.read
+        self.shown = Held(self._shown, _HELD_BYTES // Shown.n_bytes(grid.shape_zyx[1:]))
 
     def known(self, window: Window) -> NDArray[np.bool_]:
         """Which voxels of a window were downloaded and are in order."""
@@ -198,5 +211,5 @@ class _Planes:
         return found
 
     def _shown(self, plane: int) -> Shown:
-        _, y, x = self._image.grids[self._level].window
-        return Shown.of(self.grey(plane), self.known(((plane, plane + 1), y, x))[0])
+        _, y, x = self._grid.window
+        return Shown.of(self.grey(plane), self.known(((plane, plane + 1), y, x))[0], self._grid.voxel_size_zyx_um[2])

@@ -84,8 +84,7 @@ class _Equations:
         for plane in planes:
             rows = planes_of(voxels, plane, plane + 1)
             if len(rows):
-                seen = predicted.seen(plane)
-                bands = (seen.fine + seen.coarse, sum(predicted.bands(plane)), sum(predicted.slopes(plane)))
+                bands = (sum(shown(plane).bands), sum(predicted.bands(plane)), sum(predicted.slopes(plane)))
                 _add_plane(rows, bands, shown(plane).known, plane, ends, parent, numbers, self.own, self.upward, self.aim)
 
     def solved(self, skeleton: Skeleton, moved: NDArray[np.float64], free: Mask) -> NDArray[np.float64]:

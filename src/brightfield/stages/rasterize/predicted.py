@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,23 +15,60 @@ from brightfield.stages.rasterize.optics import Stain, saturated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_LATEST = 3
+"""A plane, and those before and after it."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Shown:
     """A plane as the image shows it: absorbance up to a constant, which pixels are known, and where there are any."""
 
     absorbance: Plane
     known: Mask
     boxes: Boxes
+    pixel_um: float
 
     @classmethod
-    def of(cls, grey: NDArray[np.uint8] | NDArray[np.uint16], known: Mask) -> Shown:
+    def of(cls, grey: NDArray[np.uint8] | NDArray[np.uint16], known: Mask, pixel_um: float) -> Shown:
         """From grey values, dark is stain."""
         boxes = boxes_of(known)
-        return cls(absorbance_of(grey, known, boxes), known, boxes)
+        return cls(absorbance_of(grey, known, boxes), known, boxes, pixel_um)
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Its bands of width."""
+        return bands_of(self.absorbance, self.boxes, self.pixel_um)
+
+    @staticmethod
+    def n_bytes(shape_yx: tuple[int, int]) -> int:
+        """The memory that a plane of so many pixels takes."""
+        return 13 * shape_yx[0] * shape_yx[1]
 
 
 type PlaneOf = Callable[[int], Shown]
+
+
+class Held[T]:
+    """What is made of planes: the first `most` are kept for good, of the others the latest few.
+
+    Planes are looked at one after another, several times: what was used last is then no better guess of what is used next.
+    """
+
+    def __init__(self, make: Callable[[int], T], most: int) -> None:
+        self._make, self._most = make, most
+        self._first: dict[int, T] = {}
+        self._latest: dict[int, T] = {}
+
+    def __call__(self, plane: int) -> T:
+        """What is made of a plane."""
+        for held in (self._first, self._latest):
+            if plane in held:
+                return held[plane]
+        chosen = self._first if len(self._first) < self._most else self._latest
+        chosen[plane] = made = self._make(plane)
+        while len(self._latest) > _LATEST:
+            del self._latest[next(iter(self._latest))]
+        return made
 
 
 class Predicted:
@@ -43,11 +81,6 @@ class Predicted:
         self.stain = stain
         self._shown, self._planes = shown, frozenset(planes)
         self._held: dict[int, tuple[Plane, Bands]] = {}
-
-    def seen(self, plane: int) -> Bands:
-        """The bands of what the image shows."""
-        here = self._shown(plane)
-        return bands_of(here.absorbance, here.boxes, self.stain.pixel_um)
 
     def model(self, plane: int) -> Plane:
         """The absorbance, saturated; right where the plane has pixels, 0 elsewhere."""

@@ -84,9 +84,8 @@ def _strengths(stain: Stain, own: Runs, shown: PlaneOf, planes: Sequence[int]) -
         rows = planes_of(own, plane, plane + 1)
         if len(rows):
             here = shown(plane)
-            found = sum(bands_of(here.absorbance, here.boxes, stain.pixel_um))
             model = sum(bands_of(saturated(stain.absorbance(plane, here.boxes)), here.boxes, stain.pixel_um))
-            _sums(rows, found, model, here.known, seen, predicted, count)
+            _sums(rows, sum(here.bands), model, here.known, seen, predicted, count)
     measured = (count >= _LEAST_VOXELS) & (predicted > 0)
     factor = np.clip(np.divide(seen, predicted, out=np.ones_like(seen), where=measured), *_FACTOR)
     for label in np.unique(stain.label):
@@ -188,32 +187,40 @@ def _dark_planes(stain: Stain, planes: Sequence[int]) -> list[int]:
 
 
 def _blur(stain: Stain, shown: PlaneOf, planes: Sequence[int]) -> Blur:
-    """The best of the candidates: sides in turn, twice."""
-    parts = [_Parts(stain, shown(plane), plane) for plane in planes]
-    best = [(0.60, 0.0), (0.60, 0.0)]
-    for _ in range(2):
-        for side in (0, 1):
-            options = list(product(GROWTHS, RINGS))
-            losses = []
-            for option in options:
-                tried = [option if side == 0 else best[0], option if side == 1 else best[1]]
-                losses.append(round(sum(part.loss(tried) for part in parts), 9))
-            best[side] = options[int(np.argmin(losses))]
-    (above, ring_above), (below, ring_below) = best
-    return Blur((above, below), (ring_above, ring_below), stain.blur.focus_um)
+    """The best of the candidates. Rings are those of a lens that is not made for what lies above its focus: on the side that blurs more."""
+    above, below = (_near(growth) for growth in stain.blur.growth)
+    parts = [_Parts(stain, shown(plane), plane, (above, below)) for plane in planes]
+    options = [
+        (growth, (ring * (growth[0] > growth[1]), ring * (growth[1] > growth[0])))
+        for growth in product(above, below)
+        for ring in (RINGS if growth[0] != growth[1] else RINGS[:1])
+    ]
+    losses = [round(sum(part.loss(growth, ring) for part in parts), 9) for growth, ring in options]
+    return Blur(*options[int(np.argmin(losses))], stain.blur.focus_um)
+
+
+def _near(growth: float) -> tuple[float, ...]:
+    """The candidates beside one that was chosen; all of them where none was."""
+    if growth not in GROWTHS:
+        return GROWTHS
+    at = GROWTHS.index(growth)
+    return GROWTHS[max(at - 1, 0) : at + 2]
 
 
 class _Parts:
     """The bands of one plane, and of what each side adds to it under every candidate, at the pixels that stain reaches."""
 
-    def __init__(self, stain: Stain, here: Shown, plane: int) -> None:
+    def __init__(self, stain: Stain, here: Shown, plane: int, tried: Sequence[Sequence[float]]) -> None:
         whole = stain.absorbance(plane, here.boxes)
         pixels = here.known & (whole > 0.03) & (whole < _OPAQUE)
         somata = replace(stain, strength=np.where(stain.label == Label.SOMA, stain.strength, 0.0)).absorbance(plane, here.boxes)
         if np.count_nonzero(pixels & (somata < _BESIDE_SOMA)) > _LEAST_PIXELS:
             pixels &= somata < _BESIDE_SOMA
-        self._seen = self._at(here.absorbance, here, stain, pixels)
-        self._side = [{growth: self._kernels(stain, here, plane, side, growth, pixels) for growth in GROWTHS} for side in (1, -1)]
+        self._seen = np.concatenate([band[pixels] for band in here.bands])
+        self._side = [
+            {growth: self._kernels(stain, here, plane, side, growth, pixels) for growth in growths}
+            for side, growths in zip((1, -1), tried, strict=True)
+        ]
 
     def _kernels(self, stain: Stain, here: Shown, plane: int, side: int, growth: float, pixels: Mask) -> tuple[Plane, Plane]:
         blurred = replace(stain, blur=replace(stain.blur, growth=(growth, growth), ring=(0.0, 0.0)))
@@ -225,11 +232,11 @@ class _Parts:
         fine, coarse = bands_of(plane, here.boxes, stain.pixel_um)
         return np.concatenate([fine[pixels], coarse[pixels]])
 
-    def loss(self, sides: Sequence[tuple[float, float]]) -> float:
+    def loss(self, growths: tuple[float, float], rings: tuple[float, float]) -> float:
         """Mean of absolute residuals; what nobody traced counts for no more than an outlier."""
-        rest = self._seen.astype(np.float64)
-        for of_side, (growth, ring) in zip(self._side, sides, strict=True):
+        rest = self._seen
+        for of_side, growth, ring in zip(self._side, growths, rings, strict=True):
             plain, inner = of_side[growth]
-            rest = rest - plain - ring * inner
-        rest = np.abs(rest)
+            rest = rest - plain - np.float32(ring) * inner if ring else rest - plain
+        rest = np.abs(rest, dtype=np.float64)
         return float(np.minimum(rest, _OUTLIER * 0.006).sum()) / max(len(rest), 1)

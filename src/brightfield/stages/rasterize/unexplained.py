@@ -23,7 +23,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from brightfield.raster.runs import in_row_order, union
-from brightfield.stages.rasterize.bands import NOISE_PX, bands_of, noise_of
+from brightfield.stages.rasterize.bands import NOISE_PX, Bands, noise_of
 
 if TYPE_CHECKING:
     from brightfield.core.space import Grid, Triple
@@ -66,11 +66,11 @@ class RidgeRules:
     sigmas: float = 2.8
     faint_sigmas: float = 1.8
     sure_sigmas: float = 4.0
-    explained: float = 0.02
-    beneath: float = 0.006
-    beside_um: float = 0.06
-    above_um: float = 0.2
-    soma: float = 0.25
+    explained: float = 0.015
+    beneath: float = 0.005
+    beside_um: float = 0.04
+    above_um: float = 0.12
+    soma: float = 0.15
     length_um: float = 5.0
     per_um: float = 1.0
     link_zyx_um: Triple = (1.2, 1.4, 1.4)
@@ -82,7 +82,7 @@ class RidgeRules:
 def ridges(predicted: Predicted, here: Shown, grey: NDArray[Any], plane: int, traced: Runs, soma: Disc, rules: RidgeRules) -> Runs:
     """The ridges of a plane as runs of 1 (faint), 2 (clear), 3 (sure). grey: its pixels. traced: runs of it that are not searched."""
     model, known = predicted.model(plane), predicted.bands(plane)
-    found = bands_of(here.absorbance - model, here.boxes, predicted.stain.pixel_um)
+    found = Bands(here.bands.fine - known.fine, here.bands.coarse - known.coarse)
     searched = here.known.copy()
     _exclude(traced, searched)
     noise = noise_of(found.fine, here.known & (model < _QUIET))
