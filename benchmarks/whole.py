@@ -236,7 +236,9 @@ def measured(repository: Repository, cells: int) -> Iterator[Mapping[str, Any]]:
 
 def built(folder: Path, cells: int) -> dict[str, Any]:
     """Everything about so many cells."""
-    with serve(Generated(cells + 1)) as mirror:
+    catalog = Generated(cells + 1)
+    print(f"{len(catalog.tables['Specimen'])} cells are drawn", flush=True)  # before the clock starts
+    with serve(catalog) as mirror:
         repository = Repository(folder / "repository", mirror)
         rows = list(measured(repository, cells))
         tables_mb = repository.tables_mb
