@@ -81,6 +81,13 @@ class SomaOutline(StrEnum):
     image = "image"
 
 
+class TubeShape(StrEnum):
+    """Where tubes are. fitted needs labels.evidence."""
+
+    traced = "traced"
+    fitted = "fitted"
+
+
 class SomaEdges(StrEnum):
     """How the edge between the soma and its child is drawn."""
 
@@ -224,6 +231,7 @@ class LabelsConfig:
     untraced_ball_um: Annotated[float, Field(ge=0, le=200), _doc("Unknown ball where the axon is not traced further, um")] = 20.0
     face_planes: Annotated[int, Field(ge=0, le=100), _doc("Unknown planes at either face of the stack")] = 3
     soma: Annotated[SomaOutline, _doc("What is labelled soma: the traced sphere, or the dark body of the image")] = SomaOutline.sphere
+    tube: Annotated[TubeShape, _doc("Where tubes are: as traced, or moved to the ridge of stain beside the trace")] = TubeShape.traced
     evidence: Annotated[bool, _doc("Look at the image: unknown are untraced stain, misregistered stretches and bad planes")] = False
 
 

@@ -17,7 +17,19 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from brightfield.config.options import SMALLEST_TILE, Config, SomaOutline, SourceConfig, SourceKind, SplitStrategy, suited_tile, tile_of
+from brightfield.config.options import (
+    SMALLEST_TILE,
+    Config,
+    LabelKind,
+    LabelsConfig,
+    SomaOutline,
+    SourceConfig,
+    SourceKind,
+    SplitStrategy,
+    TubeShape,
+    suited_tile,
+    tile_of,
+)
 from brightfield.core.errors import ConfigError
 from brightfield.core.schema import LICENSE_URL
 from brightfield.core.urls import is_public, public_text
@@ -263,6 +275,17 @@ def _label_rules(config: Config) -> Iterator[str]:
         yield f"labels.connect = {config.labels.connect} is not allowed: 26, 6 or null are"
     if config.labels.soma is SomaOutline.image and not config.labels.evidence:
         yield "labels.soma = image needs labels.evidence=true: the soma's outline is found in the image"
+    if config.labels.tube is TubeShape.fitted:
+        yield from _fitted_rules(config.labels)
+
+
+def _fitted_rules(labels: LabelsConfig) -> Iterator[str]:
+    if not labels.evidence:
+        yield "labels.tube = fitted needs labels.evidence=true: the tube is fitted to the image"
+    if labels.connect is None:
+        yield "labels.tube = fitted needs labels.connect=26 or 6: a tube in pieces cannot be followed"
+    if labels.kind not in (LabelKind.semantic, LabelKind.inside):
+        yield f"labels.tube = fitted needs labels=semantic or labels=inside: {labels.kind} labels are geometry of the trace"
 
 
 def _align_rules(config: Config) -> Iterator[str]:

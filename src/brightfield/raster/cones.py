@@ -27,6 +27,8 @@ from brightfield.core.codes import Label
 from brightfield.raster.conic import AMBIGUOUS_VOXEL, inside_cone, plane_rows, row_of, shell_row, silhouette_row, voxels_between
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from brightfield.core.skeleton import Skeleton
     from brightfield.core.space import Grid, Window
 
@@ -94,6 +96,12 @@ def balls(position_zyx_um: NDArray[np.float64], radius_um: NDArray[np.float64]) 
     n = len(end)
     zero = np.zeros(n, np.int64)
     return Cones(np.concatenate([end, end], axis=1), zero.astype(np.uint8), zero, zero.astype(np.int32), end[:, [3, 3]])
+
+
+def joined(parts: Sequence[Cones]) -> Cones:
+    """All the cones of several sets, one set after the other."""
+    names = ("geometry", "label", "node_id", "tree", "radius_um")
+    return Cones(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def spans_of(

@@ -21,7 +21,7 @@ from brightfield.sources.demo.stain import soma_shape, within_lobes
 from brightfield.stages.rasterize.chunks import Boxes
 from brightfield.stages.rasterize.evidence import Evidence, evidence_of, moved
 from brightfield.stages.rasterize.labels import write_labels
-from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, without
+from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict
 from brightfield.stages.rasterize.optics import Stain
 from brightfield.stages.rasterize.plan import LabelPlan
 from brightfield.stages.rasterize.somata import Body
@@ -175,20 +175,6 @@ def test_what_is_in_place_or_cannot_be_judged_stays(verdict: StretchVerdict) -> 
     assert not places(first=verdict).any()
 
 
-def test_runs_without_others_are_the_difference_of_masks() -> None:
-    rng = np.random.default_rng(4)
-    grid = Grid((4, 6, 40), (1.0, 1.0, 1.0))
-
-    def random_runs(n: int) -> NDArray[np.int32]:
-        z, y, x = (rng.integers(0, side, n) for side in grid.shape_zyx)
-        return union(np.column_stack([z, y, x, np.minimum(x + rng.integers(1, 9, n), 40), np.ones(n, np.int64)]).astype(np.int32), 1)
-
-    for _ in range(20):
-        one, other = random_runs(15), random_runs(12)
-        expected = (paint(one, grid.window) > 0) & (paint(other, grid.window) == 0)
-        assert np.array_equal(paint(without(one, other, 16), grid.window), np.where(expected, 16, 0))
-
-
 # --------------------------------------------------------------------------------------------------------------------- other levels
 
 
@@ -217,7 +203,7 @@ def test_rules_about_the_image_are_named_only_where_it_was_looked_at(tmp_path: P
         path = tmp_path / f"{evident}.zarr"
         write_labels(path, lines(), LINE, LabelPlan(), LabelsConfig(evidence=evident))
         rules = open_volume(path).attributes["labels"]
-        assert ("evidence" in rules, "soma" in rules) == (evident, evident)
+        assert ("evidence" in rules, "soma" in rules, "tube" in rules) == (evident, evident, False)
 
 
 # ------------------------------------------------------------------------------------------------------------------ extremes

@@ -6,20 +6,24 @@ Works on the level of the image whose voxels are at most half a um wide, plane b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brightfield.core.codes import Finding, Reason, Severity
-from brightfield.raster.cones import cones_of, shell_spans_of
+from brightfield.core.skeleton import norm
+from brightfield.raster.cones import Cones, cones_of, shell_spans_of
 from brightfield.raster.runs import Runs, in_row_order, planes_of, union
 from brightfield.stages.rasterize.chunks import coarser
-from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_on
+from brightfield.stages.rasterize.joints import Joints
+from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_near, nodes_on
 from brightfield.stages.rasterize.planes import bad_planes
 from brightfield.stages.rasterize.predicted import Held, Predicted, Shown
+from brightfield.stages.rasterize.ridge import RidgeFit, moves_to_ridge
 from brightfield.stages.rasterize.somata import Body, body_of, body_runs, shell_runs
 from brightfield.stages.rasterize.staining import fitted
+from brightfield.stages.rasterize.tube import FittedTube
 from brightfield.stages.rasterize.unexplained import Disc, RidgeRules, long_objects, ridges, widened
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ WORK_UM = 0.5
 """Width of the widest voxels that stain is searched on: thinner neurites blur to about this."""
 LARGEST_UM = 1.0
 """Thin stain cannot be seen in voxels wider than this."""
+_SOMA_REACH = 1.2
+"""Joints stay where they are within so many radii of the soma's middle: no ridge stands out there."""
 _BESIDE_UM, _ABOVE_UM = 0.37, 0.84
 """Around the drawn tube and its radius: no stain is unexplained so near a trace."""
 _HELD_BYTES = 2**27
@@ -45,18 +51,25 @@ _NONE: Runs = np.empty((0, 5), np.int32)
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What is known of a cell before its image is looked at. verdicts: by number of the stretches of `stretch_um`."""
+    """What is known of a cell before its image is looked at. verdicts: by number of the stretches of `stretch_um`.
+
+    to_fit: the cones of the skeleton that are to be fitted to their stain; None: tubes stay as traced.
+    """
 
     skeleton: Skeleton
     verdicts: Mapping[int, StretchVerdict]
     stretch_um: float
     r_min_um: float
     soma_from_image: bool = False
+    to_fit: Cones | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was found. unexplained: runs of 1 on `grid`, a level of the image. bad_planes: of the finest level, with what is wrong."""
+    """What was found. unexplained: runs of 1 on `grid`, a level of the image. bad_planes: of the finest level, with what is wrong.
+
+    tube: fitted to its stain; None where tubes stay as traced.
+    """
 
     traced: Traced
     grid: Grid
@@ -65,6 +78,7 @@ class Evidence:
     body: Body | None
     bad_planes: Mapping[int, str]
     findings: tuple[Finding, ...]
+    tube: FittedTube | None = None
 
     def reasons(self, grid: Grid) -> Runs:
         """Runs of `Reason` bits on a level of the labels."""
@@ -82,7 +96,8 @@ class Evidence:
     def _shell(self, grid: Grid) -> Runs:
         if self.body is None:
             return _NONE
-        return shell_runs(self.body, self.traced.skeleton, grid, self.traced.r_min_um, outer=not self.traced.soma_from_image)
+        cones = cones_of(self.traced.skeleton, self.traced.r_min_um, "capsule") if self.tube is None else self.tube.cones
+        return shell_runs(self.body, cones, grid, outer=not self.traced.soma_from_image)
 
 
 def evidence_of(image: Volume, boxes: Boxes, traced: Traced) -> Evidence:
@@ -94,8 +109,11 @@ def evidence_of(image: Volume, boxes: Boxes, traced: Traced) -> Evidence:
     misregistered = Misregistered.of(traced.skeleton, traced.verdicts, traced.stretch_um, traced.r_min_um)
     is_fine = grid.voxel_size_zyx_um[2] <= LARGEST_UM
     body = body_of(traced.skeleton, grid, planes.read, planes.known) if is_fine else None
-    found = unexplained_runs(planes, grid, traced, body, RidgeRules()) if is_fine else _NONE
-    return Evidence(traced, grid, found, misregistered, body, wrong, tuple(_findings(grid, wrong, body)))
+    tube = fitted_tube(planes, grid, traced) if is_fine else None
+    if tube is not None:
+        misregistered = replace(misregistered, trusted=tube.like(misregistered.trusted))
+    found = unexplained_runs(planes, grid, traced, body, RidgeRules(), tube) if is_fine else _NONE
+    return Evidence(traced, grid, found, misregistered, body, wrong, tuple(_findings(grid, wrong, body)), tube)
 
 
 def _findings(grid: Grid, wrong: Mapping[int, str], body: Body | None) -> Iterator[Finding]:
@@ -110,13 +128,29 @@ def _findings(grid: Grid, wrong: Mapping[int, str], body: Body | None) -> Iterat
         yield Finding(Severity.WARNING, "soma-outline", message, remedy="what lies between them is unknown; see labels.soma=image")
 
 
-def unexplained_runs(planes: _Planes, grid: Grid, traced: Traced, body: Body | None, rules: RidgeRules) -> Runs:
-    """Runs of 1 where stain is not explained by the skeleton, on `grid`."""
+def fitted_tube(planes: _Planes, grid: Grid, traced: Traced) -> FittedTube | None:
+    """The tube where its stain is; None where it stays as traced. What is NOT ON its stain stays, and what lies in the soma."""
+    if traced.to_fit is None or not planes.usable:
+        return None
+    joints, skeleton = Joints.of(traced.skeleton, traced.to_fit), traced.skeleton
+    movable = nodes_near(skeleton, traced.verdicts, traced.stretch_um)[joints.node]
+    if skeleton.soma is not None:
+        away = norm(joints.position_zyx_um - skeleton.position_zyx_um[skeleton.soma])
+        movable &= away > _SOMA_REACH * skeleton.radius_um[skeleton.soma]
+    moves = moves_to_ridge(joints, movable, grid, planes.shown, planes.usable, RidgeFit())
+    return FittedTube(joints, moves, np.ones(len(joints)))
+
+
+def unexplained_runs(
+    planes: _Planes, grid: Grid, traced: Traced, body: Body | None, rules: RidgeRules, tube: FittedTube | None = None
+) -> Runs:
+    """Runs of 1 where stain is not explained by the skeleton, on `grid`; tube: where its edges are, if not as traced."""
     if not planes.usable:
         return _NONE
     on = nodes_on(traced.skeleton, traced.verdicts, traced.stretch_um)
-    stain = fitted(traced.skeleton, grid, on, planes.shown, planes.usable, body)
-    near = cones_of(traced.skeleton, traced.r_min_um, "capsule").grown(_BESIDE_UM)
+    skeleton = traced.skeleton if tube is None else tube.skeleton(traced.skeleton)
+    stain = fitted(skeleton, grid, on, planes.shown, planes.usable, body)
+    near = cones_of(skeleton, traced.r_min_um, "capsule").grown(_BESIDE_UM)
     beside = union(shell_spans_of(near, _ABOVE_UM, grid, threads=1), 1)
     predicted, soma = Predicted(stain, planes.shown, planes.usable), _disc(traced.skeleton, grid)
     found = [ridges(predicted, planes.shown(z), planes.grey(z), z, planes_of(beside, z, z + 1), soma, rules) for z in planes.usable]

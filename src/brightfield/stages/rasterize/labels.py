@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.config.options import LabelKind, LabelsConfig
+from brightfield.config.options import LabelKind, LabelsConfig, TubeShape
 from brightfield.core.codes import LABEL_COLOURS_RGB, Label, MarkerKind, Reason
 from brightfield.core.errors import CheckError
 from brightfield.core.layout import REASON_GROUP
@@ -28,7 +28,7 @@ from brightfield.core.tips import cut_tips
 from brightfield.raster.cones import Cones, balls, grid_numbers, shell_spans_of, spans_of
 from brightfield.raster.lines import lines_of
 from brightfield.raster.runs import Runs, in_row_order, overlay, planes_of, settle, strokes, union
-from brightfield.raster.topology import components_by_tree, topology_of
+from brightfield.raster.topology import Topology, component_count, components_by_tree, loop_count, topology_of
 from brightfield.stages.rasterize.chunks import SURFACE_CODE, Band, Boxes, SlabPainter, Tally, coarser, in_planes, merged
 from brightfield.stages.rasterize.fit import check_fit, check_room
 from brightfield.stages.rasterize.plan import LabelPlan, LabelStats, class_validity, cones_for, with_rim
@@ -38,6 +38,8 @@ from brightfield.volumes.volume import Volume, create_volume
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from brightfield.stages.rasterize.tube import DrawnTube, FittedTube
 
 _NEAR_UM = 5.0
 _NEAR_VOXEL_UM = 0.8
@@ -59,13 +61,15 @@ def write_labels(
     attributes: Mapping[str, Any] | None = None,
     image_reasons: RunsOf | None = None,
     image_soma: RunsOf | None = None,
+    tube: FittedTube | None = None,
     threads: int = 1,
 ) -> LabelStats:
     """Write the label store of a cell and its sub-group of reasons, level by level and shard by shard; return what was painted.
 
     path: a directory that is not yet the finished one. grid: of the downloaded image; its pyramid gives the levels.
     source_image: path of the image store relative to `path`. image_reasons: gives, for the grid of each level, runs of `codes.Reason`
-    bits that were found in the image (misregistered, unexplained, soma uncertain); image_soma: runs of soma beside the sphere's.
+    bits that were found in the image (misregistered, unexplained, soma uncertain); image_soma: runs of soma beside the sphere's. tube: the
+    one to draw, of the same skeleton; None: as traced.
 
     Raises GridError for a skeleton that cannot belong to the grid, CapacityError where the disk is too small, both before any work, and
     CheckError when a tree inside the grid did not become one component.
@@ -80,9 +84,11 @@ def write_labels(
     labels, reasons = _create(path, grids, plan, rules, chunk_zyx, shard_zyx, source_image, facts)
     cones = cones_for(skeleton, rules)
     from_image = [(_runs_of(image_reasons, g), _runs_of(image_soma, g)) for g in grids]
+    draw = partial(_level, cones, skeleton, grid, plan, rules)
     with _mapping(threads) as map_in_order:
-        levels = list(map_in_order(partial(_level, cones, skeleton, grid, plan, rules), range(len(grids)), grids, from_image))
-        topology = topology_of(levels[0].spans(), cones, skeleton, rules.connect)
+        traced = list(map_in_order(draw, range(len(grids)), grids, from_image))
+        levels = traced if tube is None else list(map_in_order(partial(_refitted, tube, rules), traced))
+        topology = _topology(levels[0], skeleton, rules)
         by_tree = [topology.n_components_by_tree, *map_in_order(partial(_components, skeleton, rules), levels[1:])]
         for number, n_components in enumerate(by_tree):
             _refuse_pieces(n_components, number, skeleton, grid, rules)
@@ -90,7 +96,8 @@ def write_labels(
         for of_slab in map_in_order(partial(_write_slab, labels, reasons, rules), *zip(*_slabs(levels, labels), strict=True)):
             tally.include(of_slab)
     share = _unknown_share(levels[_near_level(grids)], rules)
-    return LabelStats(rules.kind, tally, share, topology, validity, (*findings, *type_findings))
+    change = None if levels[0].tube is None else levels[0].tube.change
+    return LabelStats(rules.kind, tally, share, topology, validity, (*findings, *type_findings), tube=change)
 
 
 def ignored_share(
@@ -109,8 +116,10 @@ def ignored_share(
 
 def _rules_shown(rules: LabelsConfig) -> dict[str, Any]:
     """The rules as the store's attributes name them: those about the image where it was looked at."""
-    shown = asdict(rules)
-    return shown if rules.evidence else {name: value for name, value in shown.items() if name not in ("evidence", "soma")}
+    hidden = () if rules.evidence else ("evidence", "soma")
+    if rules.tube == TubeShape.traced:
+        hidden = (*hidden, "tube")
+    return {name: value for name, value in asdict(rules).items() if name not in hidden}
 
 
 def _runs_of(of: RunsOf | None, grid: Grid) -> Runs:
@@ -141,9 +150,6 @@ def downloaded_boxes(tiles: pd.DataFrame) -> Boxes:
     return merged(np.stack([z, z + 1, y0, y1, x0, x1], axis=1))
 
 
-# ------------------------------------------------------------------------------------------------------- what is known of a cell
-
-
 # ------------------------------------------------------------------------------------------------------------ drawing one level
 
 
@@ -153,6 +159,7 @@ class _Level:
 
     rim: the cones with their shell, before the axial sweep. strokes: see `runs.strokes`; axes: the same of the lines alone.
     balls: positions and radii in um, and the reason they stand for. from_image: runs of reasons; soma: of somata. bad, boxes: of the level.
+    tube: what is drawn where it is not the strokes.
     """
 
     number: int
@@ -166,6 +173,7 @@ class _Level:
     soma: Runs
     bad: NDArray[np.bool_]
     boxes: Boxes | None
+    tube: DrawnTube | None = None
 
     def spans(self) -> NDArray[np.int32]:
         """The strokes as spans whose last column is an index into the cones."""
@@ -205,6 +213,23 @@ def _level(
         _bad_planes(plan, grid, level_grid),
         _boxes_of_level(plan, grid, level_grid),
     )
+
+
+def _refitted(tube: FittedTube, rules: LabelsConfig, level: _Level) -> _Level:
+    """The level with the fitted tube. What was traced and is not in it is rim: trace and stain do not agree there."""
+    drawn = tube.drawn(level.spans(), level.grid, rules.connect or 26)
+    rim = _reason(drawn.removed, Reason.RIM)
+    reasons = in_row_order(np.concatenate([level.from_image, rim]))
+    return replace(level, tube=drawn, rim=with_rim(tube.cones, rules), from_image=reasons)
+
+
+def _topology(level: _Level, skeleton: Skeleton, rules: LabelsConfig) -> Topology:
+    """Of the traced tube; components and loops are counted again where another one is drawn."""
+    found = topology_of(level.spans(), level.cones, skeleton, rules.connect)
+    if level.tube is None:
+        return found
+    runs = union(level.tube.classes, 1)
+    return replace(found, n_components=component_count(runs, rules.connect or 26), n_loops=loop_count(runs))
 
 
 def _components(skeleton: Skeleton, rules: LabelsConfig, level: _Level) -> tuple[int, ...]:
@@ -249,7 +274,10 @@ def _near_level(grids: Sequence[Grid]) -> int:
 
 def _classes(level: _Level, z0: int, z1: int, kind: LabelKind) -> Runs:
     """Runs of class codes in planes [z0, z1), z counted from z0; of a centreline along the axes only, 0 in the rest of the tube."""
-    classes = settle(planes_of(level.strokes, z0, z1), level.cones, level.grid)
+    if level.tube is None:
+        classes = settle(planes_of(level.strokes, z0, z1), level.cones, level.grid)
+    else:
+        classes = planes_of(level.tube.classes, z0, z1).copy()
     if kind == "centerline":
         classes[:, 4] = 0
         classes = np.concatenate([classes, settle(planes_of(level.axes, z0, z1), level.cones, level.grid)])

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brightfield.core.codes import Reason, Verdict
-from brightfield.raster.cones import Cones, cones_of, spans_of
-from brightfield.raster.runs import REASON, Runs, in_row_order, overlay, union
+from brightfield.raster.cones import Cones, cones_of, joined, spans_of
+from brightfield.raster.runs import Runs, union
+from brightfield.raster.sets import without
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,24 +66,16 @@ class Misregistered:
         for stretch, found in wrong.items():
             own = cones.take(np.flatnonzero(number == stretch))
             parts += [own.grown(NOT_ON_UM)] if found.verdict == Verdict.NOT_ON else _swept(own.grown(_MARGIN_UM), found)
-        return cls(_joined(parts), cones.take(np.flatnonzero(~np.isin(number, list(wrong)))))
+        return cls(joined(parts), cones.take(np.flatnonzero(~np.isin(number, list(wrong)))))
 
     def runs(self, grid: Grid) -> Runs:
         """Runs of `Reason.MISREGISTERED` on a grid."""
         if not len(self.places.label):
             return np.empty((0, 5), np.int32)
         places, trusted = (union(spans_of(cones, grid, merge=True, threads=1), 1) for cones in (self.places, self.trusted))
-        return without(places, trusted, int(Reason.MISREGISTERED))
-
-
-def without(runs: Runs, other: Runs, value: int) -> Runs:
-    """Runs of `value` where there are runs and no others."""
-    runs = runs.copy()
-    runs[:, 4] = int(Reason.RIM)
-    found = overlay(other, runs)
-    found = found[found[:, 4] >= REASON]
-    found[:, 4] = value
-    return in_row_order(found)
+        found = without(places, trusted)
+        found[:, 4] = int(Reason.MISREGISTERED)
+        return found
 
 
 def nodes_on(skeleton: Skeleton, verdicts: Mapping[int, StretchVerdict], stretch_um: float) -> NDArray[np.bool_]:
@@ -93,9 +86,10 @@ def nodes_on(skeleton: Skeleton, verdicts: Mapping[int, StretchVerdict], stretch
     return np.isin(number, [stretch for stretch, found in verdicts.items() if found.is_in_place])
 
 
-def _joined(parts: list[Cones]) -> Cones:
-    names = ("geometry", "label", "node_id", "tree", "radius_um")
-    return Cones(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+def nodes_near(skeleton: Skeleton, verdicts: Mapping[int, StretchVerdict], stretch_um: float) -> NDArray[np.bool_]:
+    """(n,) whether the edge of each node has its stain near: those that do not are NOT ON it."""
+    lost = [stretch for stretch, found in verdicts.items() if found.verdict == Verdict.NOT_ON and not found.is_in_place]
+    return ~np.isin(skeleton.stretches(stretch_um), lost)
 
 
 def _swept(cones: Cones, found: StretchVerdict) -> list[Cones]:

@@ -35,6 +35,19 @@ class LabelPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TubeChange:
+    """How the fitted tube differs from the traced one on the finest level. overlap: Dice coefficient of the two, somata left out."""
+
+    added: int
+    removed: int
+    overlap: float
+
+    def to_row(self) -> dict[str, Any]:
+        """Its columns of the table of label statistics."""
+        return {"tube_overlap": round(self.overlap, 4), "tube_added": self.added, "tube_removed": self.removed}
+
+
+@dataclass(frozen=True, slots=True)
 class LabelStats:
     """What was painted on the finest level; `to_row` names it as the table `schema.LABEL_STATS`."""
 
@@ -45,6 +58,7 @@ class LabelStats:
     class_validity: dict[str, str]
     findings: tuple[Finding, ...]
     soma_iou: float | None = None
+    tube: TubeChange | None = None
 
     def to_row(self, specimen_id: int) -> dict[str, Any]:
         """One row of the table of label statistics."""
@@ -59,6 +73,8 @@ class LabelStats:
             **reasons,
             "ignored_share_5um": self.ignored_share_5um,
             "soma_iou": self.soma_iou,
+            **dict.fromkeys(("tube_overlap", "tube_added", "tube_removed")),
+            **({} if self.tube is None else self.tube.to_row()),
             "n_trees": len(self.topology.n_components_by_tree),
             "n_components": self.topology.n_components,
             "n_loops": self.topology.n_loops,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brightfield.core.codes import Label
-from brightfield.raster.cones import cones_of, spans_of
+from brightfield.raster.cones import Cones, spans_of
 from brightfield.raster.runs import Runs, paint, union
 
 if TYPE_CHECKING:
@@ -81,15 +81,14 @@ def body_of(
     return Body((z, y, x), radius, _edges(profile, radius))
 
 
-def shell_runs(body: Body, skeleton: Skeleton, grid: Grid, r_min_um: float, *, outer: bool = True) -> Runs:
+def shell_runs(body: Body, cones: Cones, grid: Grid, *, outer: bool = True) -> Runs:
     """Runs of 1 where sphere and body do not agree; neurites that leave the soma are left out, so that they stay joined to it.
 
-    outer: also where the body reaches beyond the sphere.
+    cones: of the skeleton, as they are drawn. outer: also where the body reaches beyond the sphere.
     """
     window, inside, sphere = _masks(body, grid)
     if window is None:
         return _NONE
-    cones = cones_of(skeleton, r_min_um, "capsule")
     neurites = union(spans_of(cones.take(np.flatnonzero(cones.label != Label.SOMA)), grid, window, merge=True, threads=1), 1)
     return _runs((sphere & ~inside | inside & ~sphere & outer) & (paint(neurites, window) == 0), window)
 

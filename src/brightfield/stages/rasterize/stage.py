@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brightfield.built.cells import BuiltCell, built_cells, facts_digest, file_digest, rows_digest
-from brightfield.config.options import Config, SomaOutline
+from brightfield.config.options import Config, SomaOutline, TubeShape
 from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Verdict
@@ -91,6 +91,7 @@ def draw_cell(out: Path, root: Path, cell: Cell, config: Config) -> None:
         attributes=_facts(built, snap),
         image_reasons=None if evidence is None else evidence.reasons,
         image_soma=None if evidence is None else evidence.soma,
+        tube=None if evidence is None else evidence.tube,
     )
     stats = replace(stats, soma_iou=None if evidence is None or evidence.body is None else round(evidence.body.iou, 4))
     write_table(LABEL_STATS, frame_of(LABEL_STATS, [stats.to_row(cell.specimen_id)]), out)
@@ -130,13 +131,16 @@ def _plan(built: BuiltCell, boxes: Boxes, evidence: Evidence | None, snap: Snap 
 def _evidence(built: BuiltCell, skeleton: Skeleton, boxes: Boxes) -> Evidence:
     from brightfield.stages.rasterize.evidence import Traced, evidence_of
     from brightfield.stages.rasterize.misregistered import StretchVerdict
+    from brightfield.stages.rasterize.plan import cones_for
 
     rows = _alignment(built).fillna({"shift_um": 0.0, "shift_z_um": 0.0, "p_value": 1.0})
     measures = rows[["shift_um", "shift_z_um", "p_value"]].to_numpy(np.float64).tolist()
     found = zip(rows["stretch"].to_numpy(np.int64).tolist(), rows["verdict"].tolist(), measures, strict=True)
     verdicts = {stretch: StretchVerdict(Verdict(verdict), *measured) for stretch, verdict, measured in found}
     options = built.config.labels
-    traced = Traced(skeleton, verdicts, built.config.align.stretch_um, options.r_min_um, options.soma == SomaOutline.image)
+    to_fit = cones_for(skeleton, options) if options.tube == TubeShape.fitted else None
+    of_image = options.soma == SomaOutline.image
+    traced = Traced(skeleton, verdicts, built.config.align.stretch_um, options.r_min_um, of_image, to_fit)
     return evidence_of(built.image, boxes, traced)
 
 
