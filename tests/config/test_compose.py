@@ -119,6 +119,21 @@ def test_the_soma_of_the_image_needs_a_look_at_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("labels.evidence=false", r"labels\.tube = fitted needs labels\.evidence=true"),
+        ("labels.connect=null", r"labels\.tube = fitted needs labels\.connect=26 or 6"),
+        ("labels=distance", r"labels\.tube = fitted needs labels=semantic or labels=inside: distance labels are geometry"),
+        ("labels=centerline", r"labels\.tube = fitted needs labels=semantic or labels=inside: centerline labels are geometry"),
+    ],
+)
+def test_a_fitted_tube_needs_what_it_is_fitted_with(root: Path, override: str, said: str) -> None:
+    assert compose(["labels.evidence=true", "labels.tube=fitted"], root).labels.tube == "fitted"
+    with pytest.raises(ConfigError, match=said):
+        compose(["labels.evidence=true", override, "labels.tube=fitted"], root)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("kind: semantic\nr_min_um: 010\n", "no leading zeros"),

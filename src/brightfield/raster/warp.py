@@ -85,22 +85,28 @@ def _neighbours_of(number: NDArray[np.int64], n_yx: NDArray[np.int64]) -> NDArra
     return beside
 
 
-def _touching() -> NDArray[np.int64]:
-    """(29,) masks of bits 9 z + 3 y + x of the 27 neighbours: see the kernels for what is where."""
+def _touching() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of bits 9 z + 3 y + x of the 27 neighbours: (2, 3, 512) what touches the bits of a plane; (2,) all that may count."""
     place = np.array(list(np.ndindex(3, 3, 3)))
-    away = np.abs(place[:, None] - place[None, :])
-    steps_from_middle = np.abs(place - 1).sum(axis=1)
+    away, from_middle = np.abs(place[:, None] - place[None, :]), np.abs(place - 1).sum(axis=1)
     bit = np.left_shift(1, np.arange(27, dtype=np.int64))
-    touch = np.zeros((2, 28), np.int64)
-    outer, near = steps_from_middle > 0, (steps_from_middle > 0) & (steps_from_middle < 3)
-    touch[0, :27] = ((away.max(axis=2) == 1) & outer) @ bit
-    touch[1, :27] = ((away.sum(axis=2) == 1) & near) @ bit
-    touch[0, 27], touch[1, 27] = int(bit[outer].sum()), int(bit[near].sum())
-    return touch
+    touch, counted = np.zeros((2, 3, 512), np.int64), np.zeros(2, np.int64)
+    for kind, (touches, counts) in enumerate(
+        ((away.max(axis=2) == 1, from_middle > 0), (away.sum(axis=2) == 1, (from_middle - 1) // 2 == 0))
+    ):
+        counted[kind] = bit[counts].sum()
+        of_bit = ((touches & counts) @ bit).reshape(3, 9)
+        for bits in range(512):
+            which = [k for k in range(9) if bits >> k & 1]
+            touch[kind, :, bits] = np.bitwise_or.reduce(of_bit[:, which], axis=1, initial=0)
+    return touch, counted
 
 
-_TOUCH = _touching()
-"""(2, 28) bits of the neighbours of every neighbour: by 26-connection; by faces among the 18 nearest. Last: bits of all 26; of the 18."""
+_TOUCH, _COUNTED = _touching()
+"""By 26-connection, and by faces among the 18 nearest."""
+_ALL, _NEAREST = (int(bits) for bits in _COUNTED)
+_STEP = np.array([(dz - 1) * _Y * _X + (dy - 1) * _X + dx - 1 for dz, dy, dx in np.ndindex(3, 3, 3)], np.int64)
+"""How far a neighbour lies away in a brick."""
 _FACES = sum(1 << k for k in (4, 10, 12, 14, 16, 22))
 
 
@@ -179,22 +185,32 @@ def _neighbour(beside: Any, at: int, k: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _is_inside(at: int) -> bool:
+    """Whether all neighbours of a voxel lie in its own brick."""
+    inner = at % _BRICK
+    y, x = inner // _X % _Y, inner % _X
+    return _Y * _X <= inner < _BRICK - _Y * _X and 0 < y < _Y - 1 and 0 < x < _X - 1
+
+
+@njit(cache=True, nogil=True)
 def _around(voxels: Any, beside: Any, at: int) -> tuple[int, int]:
     """Bits of the neighbours that are set now, and of those that were when the layer began."""
     now: Any = 0
-    before: Any = 0
-    inner = at % _BRICK
-    y, x = inner // _X % _Y, inner % _X
-    is_inside = _Y * _X <= inner < _BRICK - _Y * _X and 0 < y < _Y - 1 and 0 < x < _X - 1
-    for k in range(27):
-        if k == 13:
-            continue
-        other = at + ((k // 9 - 1) * _Y + k // 3 % 3 - 1) * _X + k % 3 - 1 if is_inside else _neighbour(beside, at, k)
-        if other >= 0:
-            is_set = np.int64(voxels[other] & _SET)
-            now |= is_set << k
-            before |= (is_set ^ np.int64((voxels[other] & _FRESH) != 0)) << k
-    return now, before
+    fresh: Any = 0
+    if _is_inside(at):
+        for k in range(27):
+            value = np.int64(voxels[at + _STEP[k]])
+            now |= (value & _SET) << k
+            fresh |= (value >> 2 & 1) << k
+    else:
+        for k in range(27):
+            other = _neighbour(beside, at, k)
+            if other >= 0:
+                value = np.int64(voxels[other])
+                now |= (value & _SET) << k
+                fresh |= (value >> 2 & 1) << k
+    now &= _ALL
+    return now, now ^ fresh & _ALL
 
 
 @njit(cache=True, nogil=True)
@@ -202,10 +218,7 @@ def _reached(start: int, allowed: int, touch: Any) -> int:
     """Bits of `allowed` that hang together with those of `start`."""
     reached, front = start, start
     while front:
-        found = 0
-        for k in range(27):
-            if front >> k & 1:
-                found |= touch[k]
+        found = touch[0, front & 511] | touch[1, front >> 9 & 511] | touch[2, front >> 18]
         front = found & allowed & ~reached
         reached |= front
     return reached
@@ -214,10 +227,10 @@ def _reached(start: int, allowed: int, touch: Any) -> int:
 @njit(cache=True, nogil=True)
 def is_simple(now: int, by_faces: bool, touch: Any) -> bool:
     """Whether a voxel is simple. now: bits of the neighbours that are set; by_faces: what is set is 6-connected."""
-    inner = ~now & touch[0, 27] if by_faces else now
+    inner = ~now & _ALL if by_faces else now
     if inner == 0 or _reached(inner & -inner, inner, touch[0]) != inner:
         return False
-    outer = ~inner & touch[1, 27]
+    outer = ~inner & _NEAREST
     faces = outer & _FACES
     return faces != 0 and faces & ~_reached(faces & -faces, outer, touch[1]) == 0
 
@@ -262,6 +275,10 @@ def _flip_layers(voxels: Any, beside: Any, undecided: Any, mode: int, by_faces: 
 
 @njit(cache=True, nogil=True)
 def _wake(voxels: Any, beside: Any, at: int) -> None:
+    if _is_inside(at):
+        for k in range(27):
+            voxels[at + _STEP[k]] |= _PENDING
+        return
     for k in range(27):
         other = _neighbour(beside, at, k)
         if other >= 0:

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brightfield.config.options import Config, SourceConfig, SourceKind
+from brightfield.config.options import Config, SourceConfig, SourceKind, TubeShape
 from brightfield.core.errors import TableError
 from brightfield.core.layout import CARD_FILE, CROISSANT_FILE
 from brightfield.core.schema import MANIFEST, NODES, PATCHES, TABLES, TILES
@@ -128,6 +128,13 @@ def test_no_text_leaves_its_line_or_its_cell(text: str) -> None:
     shown = markdown(text)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[<>]|(?<!\\)(\\\\)*[|`\[\]*]", shown)
+
+
+def test_the_card_says_where_tubes_are(dataset: Path) -> None:
+    config = dataset_config()
+    assert "labels.tube" not in card(dataset, config)
+    fitted = replace(config, labels=replace(config.labels, evidence=True, tube=TubeShape.fitted))
+    assert "moved to the ridge of stain beside the trace" in card(dataset, fitted)
 
 
 def test_the_card_counts_what_is_labelled(dataset: Path) -> None:

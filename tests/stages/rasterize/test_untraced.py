@@ -155,3 +155,7 @@ def test_voxels_too_wide_for_thin_stain_are_a_finding(tmp_path: Path) -> None:
     found = evidence_of(stored(tmp_path / "1.zarr", voxels, grid, whole(grid)), whole(grid), traced_of(cable(20.0)))
     assert [finding.check for finding in found.findings] == ["too-coarse-for-stain"]
     assert not len(found.unexplained)
+    to_fit = replace(traced_of(cable(20.0)), to_fit=cones_of(cable(20.0), R_MIN_UM))
+    found = evidence_of(stored(tmp_path / "2.zarr", voxels, grid, whole(grid)), whole(grid), to_fit)
+    assert [finding.check for finding in found.findings] == ["too-coarse-for-stain", "tube-as-traced"]
+    assert found.tube is None

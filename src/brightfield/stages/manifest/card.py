@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import brightfield
-from brightfield.config.options import Config, SourceKind
+from brightfield.config.options import Config, SourceKind, TubeShape
 from brightfield.core.codes import LABEL_NAMES, SIDES, Label, Reason, Split
 from brightfield.core.errors import TableError
 from brightfield.core.files import write_text
@@ -191,7 +191,7 @@ def _codes(config: Config) -> str:
     rows = [(int(code), code.name.lower().replace("_", " ")) for code in Label]
     bits = ", ".join(f"{int(bit)} {bit.name.lower().replace('_', ' ')}" for bit in Reason if bit.name)
     unknown = "Unknown is not absent: leave it out of the loss (`ignore_index=255`). The parallel `reason` array says why, in bits:"
-    return f"{_markdown(('code', 'class'), rows)}\n\n{unknown} {bits}. {_LOOKED_AT[config.labels.evidence]}"
+    return f"{_markdown(('code', 'class'), rows)}\n\n{unknown} {bits}. {_LOOKED_AT[config.labels.evidence]}{_FITTED[config.labels.tube]}"
 
 
 _LOOKED_AT = {
@@ -199,6 +199,15 @@ _LOOKED_AT = {
     False: (
         "The image was not looked at (`labels.evidence=false`): stain that nobody traced reads background, so cells whose axon is unknown "
         "are no negatives for axon."
+    ),
+}
+
+
+_FITTED = {
+    TubeShape.traced: "",
+    TubeShape.fitted: (
+        " Tubes were moved to the ridge of stain beside the trace, voxel by voxel and without making or losing a piece or a loop "
+        "(`labels.tube=fitted`); what was traced and is not in them is unknown. Skeletons stay as traced."
     ),
 }
 

@@ -113,16 +113,21 @@ def evidence_of(image: Volume, boxes: Boxes, traced: Traced) -> Evidence:
     if tube is not None:
         misregistered = replace(misregistered, trusted=tube.like(misregistered.trusted))
     found = unexplained_runs(planes, grid, traced, body, RidgeRules(), tube) if is_fine else _NONE
-    return Evidence(traced, grid, found, misregistered, body, wrong, tuple(_findings(grid, wrong, body)), tube)
+    findings = tuple(_findings(grid, wrong, body, to_fit=traced.to_fit is not None))
+    return Evidence(traced, grid, found, misregistered, body, wrong, findings, tube)
 
 
-def _findings(grid: Grid, wrong: Mapping[int, str], body: Body | None) -> Iterator[Finding]:
+def _findings(grid: Grid, wrong: Mapping[int, str], body: Body | None, *, to_fit: bool) -> Iterator[Finding]:
     for plane, what in sorted(wrong.items()):
         yield Finding(Severity.WARNING, "bad-plane", f"plane {plane} {what}", remedy="its voxels are unknown")
     if grid.voxel_size_zyx_um[2] > LARGEST_UM:
         message = f"voxels are {grid.voxel_size_zyx_um[2]:.2f} um wide: stain that nobody traced cannot be told from background"
         remedy = f"choose an image.level whose voxels are at most {LARGEST_UM:.0f} um wide, or trust no background near the cell"
         yield Finding(Severity.WARNING, "too-coarse-for-stain", message, remedy=remedy)
+        if to_fit:
+            message = f"voxels are {grid.voxel_size_zyx_um[2]:.2f} um wide: the tube cannot be fitted to its stain, and is as traced"
+            remedy = f"choose an image.level whose voxels are at most {LARGEST_UM:.0f} um wide, or labels.tube=traced"
+            yield Finding(Severity.WARNING, "tube-as-traced", message, remedy=remedy)
     if body is not None and body.iou < LEAST_IOU:
         message = f"the soma's sphere and the dark body around it overlap by {body.iou:.2f} (intersection over union) in the middle plane"
         yield Finding(Severity.WARNING, "soma-outline", message, remedy="what lies between them is unknown; see labels.soma=image")

@@ -46,7 +46,7 @@ class RidgeFit:
 
     reach_um, reach_z_um: how far at most, and steps of the lattice in y and x, and in z. stain: cost of no stain, against that of the
     best place (at least `least` of absorbance). bend_um2, bend_z_um2: variance, per um of path, of how much more a joint moves than the
-    one before. from_trace_um, from_trace_z_um: standard deviation of traces from their stain.
+    one before. from_trace_um, from_trace_z_um: standard deviation of traces from their stain. error_um, error_z_um: of what is measured.
     """
 
     reach_um: float = 0.6
@@ -59,6 +59,8 @@ class RidgeFit:
     bend_z_um2: float = 0.5
     from_trace_um: float = 0.7
     from_trace_z_um: float = 2.2
+    error_um: float = 0.12
+    error_z_um: float = 0.24
 
     @property
     def n_steps(self) -> tuple[int, int]:
@@ -93,8 +95,15 @@ def moves_to_ridge(
     moved: NDArray[np.float64] = np.zeros((len(joints), 3))
     _refine(own, joints.up, bend, shape, chosen, movable, moved)
     moved *= np.array([rules.step_z_um, rules.step_um, rules.step_um])
-    moved[movable, 0] += round(_LAG_UM * _lopsided(stain, chosen, movable, shape, rules.step_z_um), 4)
-    return moved
+    moved[movable, 0] += _LAG_UM * _lopsided(stain, chosen, movable, shape, rules.step_z_um)
+    return _trusted(moved, rules)
+
+
+def _trusted(moved: NDArray[np.float64], rules: RidgeFit) -> NDArray[np.float64]:
+    """Moves that are no larger than their error are none, and those that are much larger stay as they are."""
+    squared = (moved[:, 1] ** 2 + moved[:, 2] ** 2) / rules.error_um**2 + moved[:, 0] ** 2 / rules.error_z_um**2
+    share = 1 - 1 / np.maximum(squared, 1.0) ** 2
+    return np.round(moved * share[:, None], 4)
 
 
 def _lopsided(stain: Places, chosen: NDArray[np.int64], movable: NDArray[np.bool_], shape: NDArray[np.int64], step_z_um: float) -> float:

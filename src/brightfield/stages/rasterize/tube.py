@@ -82,7 +82,7 @@ class FittedTube:
         source = union(traced, 1)
         target = settle(_strokes(self.cones, grid, connect), self.cones, grid)
         ways = [(cones, _spans(cones, grid, connect)) for cones in self._waypoints(grid)]
-        room = union(np.concatenate([_NONE, *(spans for _, spans in ways)]), 1)
+        room = union(np.concatenate([_NONE, *(union(spans, 1) for _, spans in ways)]), 1)
         found = warped(source, target, room, connect)
         parts = [clipped(target, found)]
         if len(rest := without(found, target)):
