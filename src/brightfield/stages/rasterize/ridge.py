@@ -96,7 +96,21 @@ def moves_to_ridge(
     _refine(own, joints.up, bend, shape, chosen, movable, moved)
     moved *= np.array([rules.step_z_um, rules.step_um, rules.step_um])
     moved[movable, 0] += _LAG_UM * _lopsided(stain, chosen, movable, shape, rules.step_z_um)
-    return _trusted(moved, rules)
+    return _trusted(_across(moved, joints), rules)
+
+
+def _across(moved: NDArray[np.float64], joints: Joints) -> NDArray[np.float64]:
+    """Without what joints move along their new path, which shows nowhere; branch points may move anywhere."""
+    n_below = np.bincount(joints.up[joints.up >= 0], minlength=len(joints))
+    below = np.arange(len(joints))
+    below[joints.up[joints.up >= 0]] = np.flatnonzero(joints.up >= 0)
+    above = np.where(joints.up >= 0, joints.up, np.arange(len(joints)))
+    position = joints.position_zyx_um + moved
+    along = position[below] - position[above]
+    length2 = (along * along).sum(axis=1)
+    share = np.where((n_below < 2) & (length2 > 0), (moved * along).sum(axis=1) / np.where(length2 > 0, length2, 1.0), 0.0)
+    across: NDArray[np.float64] = moved - share[:, None] * along
+    return across
 
 
 def _trusted(moved: NDArray[np.float64], rules: RidgeFit) -> NDArray[np.float64]:
