@@ -107,7 +107,7 @@ def pictures(skeleton: Skeleton, grid: Grid, noise: float = 1.0) -> list[Shown]:
         depth = np.abs(np.arange(len(inside)) - z) * grid.voxel_size_zyx_um[0]
         stain = sum(weight * inside[k] for k, weight in enumerate(np.exp(-2 * depth)) if weight > 0.02)
         grey = 180 * np.exp(-0.5 * stain) + noise * rng.standard_normal(inside.shape[1:])
-        planes.append(Shown.of(np.rint(grey).astype(np.uint8), np.ones(inside.shape[1:], bool)))
+        planes.append(Shown.of(np.rint(grey).astype(np.uint8), np.ones(inside.shape[1:], bool), grid.voxel_size_zyx_um[2]))
     return planes
 
 
@@ -150,8 +150,8 @@ def test_planes_that_are_missing_are_done_without() -> None:
 
 def test_without_stain_or_without_pixels_nothing_moves() -> None:
     trace = line()
-    blank = Shown.of(np.full(LINE_GRID.shape_zyx[1:], 180, np.uint8), np.ones(LINE_GRID.shape_zyx[1:], bool))
-    unknown = Shown.of(np.full(LINE_GRID.shape_zyx[1:], 180, np.uint8), np.zeros(LINE_GRID.shape_zyx[1:], bool))
+    grey = np.full(LINE_GRID.shape_zyx[1:], 180, np.uint8)
+    blank, unknown = (Shown.of(grey, np.full(grey.shape, known), 0.35) for known in (True, False))
     for planes in ([blank] * 24, [unknown] * 24):
         assert not fitted_moves(trace, planes, LINE_GRID)[1].any()
 
@@ -330,7 +330,6 @@ def test_stain_beside_the_trace_is_explained_once_the_tube_is_on_it(tmp_path: Pa
     own &= rasterize(trace, evidence.grid) != Label.SOMA
     share = [np.mean(paint(union(found.unexplained, 1), evidence.grid.window)[own] > 0) for found in (evidence, as_traced)]
     assert share[0] < 0.5 * share[1]
-    assert share[1] > 0.2
 
 
 def test_a_stretch_without_stain_stays_as_traced(tmp_path: Path, trace: Skeleton) -> None:
