@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from warm import MARK, with_warm_commands
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -33,9 +36,16 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm_commands() -> Iterator[Path]:
+    """The folder of `brightfield` and `dvc` that start at once; a short name, as sockets want one."""
+    with tempfile.TemporaryDirectory() as folder, with_warm_commands(Path(folder)) as place:
+        yield place
+
+
 @pytest.fixture(scope="module")
-def at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing of the user's git, SSH and DVC settings, nothing left in their home."""
+def at_home(tmp_path_factory: pytest.TempPathFactory, warm_commands: Path) -> Iterator[None]:
+    """Nothing of the user's git, SSH and DVC settings, nothing left in their home; the commands of this environment, warm."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
@@ -45,5 +55,6 @@ def at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv(f"GIT_{role}_NAME", "A")
             patch.setenv(f"GIT_{role}_EMAIL", "a@b")
         patch.setenv("DVC_NO_ANALYTICS", "1")
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv(MARK, str(warm_commands))
+        patch.setenv("PATH", os.pathsep.join([str(warm_commands), str(Path(sys.executable).parent), os.environ["PATH"]]))
         yield

@@ -14,10 +14,11 @@ def voxel_centres(grid, window) -> NDArray[np.float64]:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
-def round_cones(skeleton, r_min_um: float, soma_edges: str) -> list[dict]:
-    """One cone per edge (a the parent, b the child) and a sphere per root, as the design document has them."""
+def round_cones(skeleton, r_min_um: float, soma_edges: str, children=None) -> list[dict]:
+    """One cone per edge (a the parent, b the child) and a sphere per root, as the design document has them; those of some children."""
     cones = []
-    for child, parent in enumerate(skeleton.parent):
+    for child in range(len(skeleton)) if children is None else children:
+        parent = skeleton.parent[child]
         start = child if parent < 0 else int(parent)
         ra, rb = float(skeleton.radius_um[start]), float(skeleton.radius_um[child])
         if soma_edges == "capsule" and skeleton.type[start] == 1 and skeleton.type[child] != 1:
@@ -36,11 +37,12 @@ def round_cones(skeleton, r_min_um: float, soma_edges: str) -> list[dict]:
     return cones
 
 
-def touches_box(cone, low, high, reach=0.0) -> bool:
-    """Whether the bounding box of a cone meets a box in um: only spares time."""
-    lo = np.minimum(cone["a"] - cone["ra"], cone["b"] - cone["rb"]) - reach
-    hi = np.maximum(cone["a"] + cone["ra"], cone["b"] + cone["rb"]) + reach
-    return bool((lo <= high).all() and (hi >= low).all())
+def near(skeleton, r_min_um: float, low, high) -> list[int]:
+    """Children whose cones may reach into a box in um, and some others: only spares time."""
+    start = np.where(skeleton.parent < 0, np.arange(len(skeleton)), skeleton.parent)
+    reach = np.maximum(np.maximum(skeleton.radius_um, skeleton.radius_um[start]), r_min_um)[:, None]
+    ends = np.stack([skeleton.position_zyx_um, skeleton.position_zyx_um[start]])
+    return np.flatnonzero(((ends.min(0) - reach <= high) & (ends.max(0) + reach >= low)).all(1)).tolist()
 
 
 def in_cone(points, cone) -> NDArray[np.bool_]:
@@ -77,9 +79,8 @@ def inside(skeleton, grid, window, r_min_um=0.0, soma_edges="taper") -> NDArray[
     """The bare definition over a window."""
     points = voxel_centres(grid, window)
     mask = np.zeros(points.shape[:-1], bool)
-    for cone in round_cones(skeleton, r_min_um, soma_edges):
-        if touches_box(cone, points[0, 0, 0], points[-1, -1, -1]):
-            mask |= in_cone(points, cone)
+    for cone in round_cones(skeleton, r_min_um, soma_edges, near(skeleton, r_min_um, points[0, 0, 0], points[-1, -1, -1])):
+        mask |= in_cone(points, cone)
     return mask
 
 
@@ -88,9 +89,7 @@ def semantic(skeleton, grid, window, r_min_um=0.0, soma_edges="taper") -> NDArra
     points = voxel_centres(grid, window)
     shape = points.shape[:-1]
     label, nearest, owner = np.zeros(shape, np.uint8), np.full(shape, np.inf), np.full(shape, np.iinfo(np.int64).max)
-    for cone in round_cones(skeleton, r_min_um, soma_edges):
-        if not touches_box(cone, points[0, 0, 0], points[-1, -1, -1]):
-            continue
+    for cone in round_cones(skeleton, r_min_um, soma_edges, near(skeleton, r_min_um, points[0, 0, 0], points[-1, -1, -1])):
         distance = np.full(shape, -1.0) if cone["label"] == 1 else axis_distance(points, cone)
         better = (distance < nearest) | ((distance == nearest) & (cone["node_id"] < owner))
         better &= in_cone(points, cone)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,11 @@ def pushed_dataset(root: Path, folder: Path) -> Path:
     """A repository whose version v1 is the dataset at `root`, in the remote `folder`/store alone: it has neither data nor cache."""
     repository = folder / "repository"
     shutil.copytree(root, repository)
-    dvc = (sys.executable, "-m", "dvc")
     command(repository, "git", "init", "-q")
-    command(repository, *dvc, "init", "-q")
-    command(repository, *dvc, "remote", "add", "-q", "-d", "store", str(folder / "store"))
-    command(repository, *dvc, "add", "-q", "data")
-    command(repository, *dvc, "push", "-q")
+    command(repository, "dvc", "init", "-q")
+    command(repository, "dvc", "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    command(repository, "dvc", "add", "-q", "data")
+    command(repository, "dvc", "push", "-q")
     command(repository, "git", "add", "-A")
     command(repository, "git", "commit", "-q", "-m", "data")
     command(repository, "git", "tag", "v1")

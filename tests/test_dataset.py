@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import dask.array as da
@@ -26,6 +25,7 @@ from brightfield.core.tables import frame_of, read_table, write_table
 from brightfield.testing.dataset import table_row
 from brightfield.volumes import ranges, remote
 from brightfield.volumes.volume import create_volume
+from repositories import command
 
 GRIDS = Grid((8, 400, 300), (0.28, 0.1144, 0.1144)).pyramid(min_size_px=128)
 PIPELINE = ["allensdk", "hydra", "omegaconf", "pydantic", "dvc", "dask", "matplotlib", "numba", "sklearn"]
@@ -92,34 +92,17 @@ def test_a_volume_is_an_array_for_others(dataset: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def _dvc_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing of the user's git and DVC settings, nothing left in their home."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
-            patch.setenv(name, str(home))
-        for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
-            patch.setenv(name, "nobody@example.org")
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        patch.setenv("DVC_NO_ANALYTICS", "1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, _dvc_at_home: None) -> Path:
+def repository(tmp_path_factory: pytest.TempPathFactory, at_home: None) -> Path:
     """A DVC repository: cell 7 pushed at tag v1, cells 7 and 8 at v2, nothing left in its cache or workspace."""
     root, store = tmp_path_factory.mktemp("repository"), tmp_path_factory.mktemp("store")
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=root, check=True, capture_output=True)
-
+    run = partial(command, root)
     run("git", "init", "-q")
-    run(sys.executable, "-m", "dvc", "init", "-q")
+    run("dvc", "init", "-q")
     (root / ".dvc/config").write_text(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store}\n")
     for tag, cells in (("v1", (7,)), ("v2", (7, 8))):
         build(root, *cells)
-        run(sys.executable, "-m", "dvc", "add", "-q", "data/images", "data/labels", "data/manifest.parquet")
-        run(sys.executable, "-m", "dvc", "push", "-q")
+        run("dvc", "add", "-q", "data/images", "data/labels", "data/manifest.parquet")
+        run("dvc", "push", "-q")
         run("git", "add", "-A")
         run("git", "commit", "-q", "-m", tag)
         run("git", "tag", tag)
@@ -221,7 +204,7 @@ def test_each_revision_has_its_own_cells(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(("root", "rev"), [("repository", "v9"), ("tmp_path", "v1")])
-@pytest.mark.usefixtures("_dvc_at_home")
+@pytest.mark.usefixtures("at_home")
 def test_a_revision_that_does_not_exist_is_named(request: pytest.FixtureRequest, root: str, rev: str) -> None:
     folder = request.getfixturevalue(root)
     with pytest.raises(SourceError, match=f"revision '{rev}' of {folder} cannot be read with DVC"):

@@ -71,10 +71,15 @@ def _modules() -> dict[str, Path]:
     return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in files}
 
 
-def _imported(path: Path) -> set[str]:
-    """The modules of the package that a file imports, also inside functions; imports for type checking count too."""
+def _imports_in(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Those of a file, also inside functions; imports for type checking count too."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _imported(module: str) -> set[str]:
+    """The modules of the package that one of them imports."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in IMPORTS[module]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "brightfield":
             tail = node.module.split(".")[1:]
             names |= {".".join([*tail, alias.name]) for alias in node.names} | ({".".join(tail)} if tail else set())
@@ -89,7 +94,8 @@ def _package(module: str) -> str:
 
 
 MODULES = _modules()
-GRAPH = {name: _imported(path) for name, path in MODULES.items()}
+IMPORTS = {name: _imports_in(path) for name, path in MODULES.items()}
+GRAPH = {name: _imported(name) for name in MODULES}
 
 
 def test_no_two_modules_import_each_other_even_through_others() -> None:
@@ -138,15 +144,9 @@ def test_no_file_is_too_long_to_read() -> None:
 )
 def test_one_module_knows_each_library(library: str, owner: set[str]) -> None:
     users = set()
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            imported = (
-                [a.name for a in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
+    for name, nodes in IMPORTS.items():
+        for node in nodes:
+            imported = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             if any(n.split(".")[0] == library for n in imported):
                 users.add(name)
     assert users <= owner

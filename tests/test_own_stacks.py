@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +18,8 @@ from brightfield.testing.skeletons import cable
 from repositories import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "how-to" / "own-stacks.md"
-SMALL = (
-    "image.coverage=full image.chunk_zyx=[8,32,32] image.shard_zyx=[8,64,64] image.tile_px=64 patches.size_zyx=[4,16,16] patches.per_cell=4"
-)
+SMALL = "image.coverage=full image.chunk_zyx=[8,32,32] image.shard_zyx=[8,64,64] image.tile_px=64"
+SMALL += " patches.size_zyx=[4,16,16] patches.per_cell=4 compute.workers=1"
 DVC = """dvc() {
   [ $# -gt 1 ] && set -- query || set -- query download align rasterize split manifest report
   for stage; do brightfield stage $stage; done
@@ -53,6 +50,7 @@ def write_stacks(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
 def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) -> None:
     write_stacks(tmp_path)
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
@@ -61,8 +59,7 @@ def test_the_page_leads_from_three_folders_to_a_checked_dataset(tmp_path: Path) 
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     script = "\n".join(["set -eu", DVC, *blocks]).replace("source=folder", f"source=folder {SMALL}")
     script = script.replace("source.path=stacks", f"source.path={tmp_path}/stacks")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "1 new" in done.stdout
     cells = pd.read_parquet(tmp_path / "data" / "cells.parquet").set_index("name")

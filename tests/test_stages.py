@@ -22,6 +22,7 @@ from brightfield.core.swc import format_swc
 from brightfield.testing.grids import stain
 from brightfield.testing.skeletons import cable
 from repositories import REPOSITORY, command
+from warm import without
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_home")]
 
@@ -74,7 +75,7 @@ def counts(told: str) -> dict[str, tuple[int, int]]:
 def kill(root: Path, stage: str) -> bool:
     """Begin a stage and kill all of it: once a cell is finished, or where it has none at once. Whether it came before the stage's end."""
     words = ["dvc", "repro", "-s", stage]
-    heard = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    heard = {**without(os.environ), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(words, cwd=root, start_new_session=True, stdout=subprocess.PIPE, text=True, env=heard) as process:
         assert process.stdout is not None
         assert any(line.startswith("Running stage") for line in process.stdout)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from brightfield.config.params import load, plain
 from brightfield.config.validate import validate
 from brightfield.core.errors import ConfigError
 from brightfield.core.yaml import parse_yaml
+from repositories import command
 
 REPOSITORY = Path(__file__).parents[2]
 ALLEN = ["source=allen", "source.accept_terms=true"]
@@ -229,15 +228,8 @@ def test_our_rules_hold_when_dvc_composes(root: Path, monkeypatch: pytest.Monkey
     assert not (root / "params.yaml").exists()
 
 
-def command(root: Path, *words: str, ok: bool = True) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False, env=environment)
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.fixture
-def repository(root: Path) -> Path:
+def repository(root: Path, at_home: None) -> Path:
     """A data repository with one stage that depends on the labels group."""
     (root / ".dvc").mkdir()
     for name in (".dvc/config", ".dvc/.gitignore"):
@@ -247,7 +239,7 @@ def repository(root: Path) -> Path:
     (root / "copy.py").write_text("import yaml; open('out.txt', 'w').write(str(yaml.safe_load(open('params.yaml'))['labels']))")
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": stage}}))
     write_params(compose([], root), root)
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start"]):
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         command(root, "git", *words)
     return root
 

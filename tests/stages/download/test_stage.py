@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 
+from brightfield import cli
 from brightfield.config.compose import compose, write_params
 from brightfield.config.params import load
 from brightfield.core.errors import CellFailures
@@ -27,6 +28,7 @@ from brightfield.stages.download import stage
 from brightfield.stages.query import stage as query
 from brightfield.testing.source import small_catalog, small_cell
 from repositories import REPOSITORY
+from warm import process_of
 
 pytestmark = pytest.mark.slow
 
@@ -53,9 +55,13 @@ def repository(root: Path, mirror: Mirror, *overrides: str) -> Path:
     return root
 
 
-def download(root: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-c", "import sys; from brightfield import cli; sys.exit(cli.main(['stage', 'download']))"]
-    return subprocess.Popen(words, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def run_stage(root: Path) -> None:
+    sys.exit(cli.main(["-C", str(root), "stage", "download"]))
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
 
 
 def crops(mirror: Mirror) -> list[str]:
@@ -92,21 +98,21 @@ def content(root: Path) -> dict[str, bytes]:
 def test_killed_and_run_again_nothing_finished_is_fetched_twice_and_the_bytes_are_the_same(mirror: Mirror, tmp_path: Path) -> None:
     clean = repository(tmp_path / "clean", mirror)
     mirror.forget()
-    assert download(clean).wait() == 0
+    assert ended(process_of(run_stage, clean)) == 0
     paths = crops(mirror)
     wanted = area(paths)
     progress = []
     for number, share in enumerate(np.random.default_rng(7).uniform(0.05, 0.95, 5)):
         root = repository(tmp_path / str(number), mirror)
         mirror.forget()
-        process = download(root)
-        while len(crops(mirror)) < share * len(paths) and process.poll() is None:
+        process = process_of(run_stage, root)
+        while len(crops(mirror)) < share * len(paths) and process.is_alive():
             time.sleep(0.001)
         process.kill()
-        process.wait()
+        process.join()
         finished = kept(root, clean)
         mirror.forget()
-        assert download(root).wait() == 0
+        assert ended(process_of(run_stage, root)) == 0
         assert area(crops(mirror)) == wanted - finished
         assert content(root) == content(clean)
         progress.append(finished)

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -24,7 +22,7 @@ from brightfield.core.tables import read_table, write_table
 from brightfield.sources.allen.service import AllenSource
 from brightfield.sources.http.client import HttpClient
 from brightfield.sources.mirror.faults import Faults
-from brightfield.sources.mirror.server import Mirror, serve
+from brightfield.sources.mirror.server import serve
 from brightfield.stages.download import transfer
 from brightfield.stages.download import units as units_module
 from brightfield.stages.download.plan import CellPlan, plan_cell
@@ -32,6 +30,7 @@ from brightfield.stages.download.transfer import IMAGE_NAME, download_cell
 from brightfield.testing.skeletons import cable
 from brightfield.testing.source import small_catalog, small_cell
 from brightfield.volumes.volume import open_volume
+from warm import process_of
 
 CHUNK = (16, 128, 128)
 OPTIONS = ImageConfig(tile_px=64, radius_um=3.0, shard_zyx=[16, 128, 128])
@@ -422,42 +421,30 @@ REMOTE_PLAN = ImageConfig(coverage=CoverageKind.box, margin_um=6.0, tile_px=64, 
 PATIENT = ComputeConfig(connections=6, timeout_s=0.4, retries=6)
 
 
-def fetch(mirror: Mirror, directory: Path, options: ComputeConfig = PATIENT) -> pd.DataFrame:
+def fetch(base_url: str, directory: Path, options: ComputeConfig = PATIENT) -> pd.DataFrame:
     with HttpClient(options, backoff_s=0.005) as client:
         plan = plan_cell(REMOTE, SKELETON, REMOTE_PLAN)
-        return download_cell(REMOTE, plan, AllenSource(client, mirror.base_url), directory, chunk_zyx=CHUNK, connections=6)
+        return download_cell(REMOTE, plan, AllenSource(client, base_url), directory, chunk_zyx=CHUNK, connections=6)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_a_tenth_of_the_answers_broken_the_bytes_are_the_same_for_few_more_requests(tmp_path: Path, seed: int) -> None:
     with serve(small_catalog(REMOTE)) as mirror:
-        clean = fetch(mirror, tmp_path / "clean")
+        clean = fetch(mirror.base_url, tmp_path / "clean")
         n_requests = len(mirror.requests)
     faults = replace(Faults.everything(0.1, seed=seed), retry_after_s=0, stall_s=5)
     with serve(small_catalog(REMOTE), faults=faults) as mirror:
-        ledger = fetch(mirror, tmp_path / "faulty")
+        ledger = fetch(mirror.base_url, tmp_path / "faulty")
         assert len({request.fault for request in mirror.requests}) >= 10
         assert n_requests < len(mirror.requests) <= 1.3 * n_requests
     pd.testing.assert_frame_equal(ledger, clean)
     assert files_of(tmp_path / "clean") == files_of(tmp_path / "faulty")
 
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-import test_transfer
-from brightfield.stages.download import plan
-from brightfield.stages.download import transfer, units
-from brightfield.sources.allen.service import AllenSource
-from brightfield.sources.http.client import HttpClient
-units.UNIT_BYTES, transfer._OPEN_BYTES = 200_000, 400_000
-cell = test_transfer.REMOTE
-cell_plan = plan.plan_cell(cell, test_transfer.SKELETON, test_transfer.REMOTE_PLAN)
-with HttpClient(test_transfer.PATIENT, backoff_s=0.005) as client:
-    source = AllenSource(client, sys.argv[1])
-    transfer.download_cell(cell, cell_plan, source, Path(sys.argv[2]), chunk_zyx=test_transfer.CHUNK, connections=6)
-"""
+def fetch_alone(base_url: str, directory: Path) -> None:
+    """`fetch` with small units, in a process of its own."""
+    units_module.UNIT_BYTES, transfer._OPEN_BYTES = 200_000, 400_000
+    fetch(base_url, directory)
 
 
 @pytest.mark.slow
@@ -467,19 +454,19 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same(tmp_path: Path, 
     rng = np.random.default_rng(4)
     killed_at = []
     with serve(small_catalog(REMOTE)) as mirror:
-        clean = fetch(mirror, tmp_path / "clean")
+        clean = fetch(mirror.base_url, tmp_path / "clean")
         for number in range(20):
             directory = tmp_path / str(number)
             mirror.forget()
-            command = [sys.executable, "-c", CHILD, mirror.base_url, str(directory), str(Path(__file__).parent)]
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
-                wanted = rng.integers(1, plan.n_requests + 1)
-                while len(mirror.requests) < wanted and child.poll() is None:
-                    time.sleep(0.001)
-                time.sleep(0.05 * rng.random())
-                child.kill()
+            child = process_of(fetch_alone, mirror.base_url, directory)
+            wanted = rng.integers(1, plan.n_requests + 1)
+            while len(mirror.requests) < wanted and child.is_alive():
+                time.sleep(0.001)
+            time.sleep(0.05 * rng.random())
+            child.kill()
+            child.join()
             killed_at.append(len(mirror.requests))
-            pd.testing.assert_frame_equal(fetch(mirror, directory), clean)
+            pd.testing.assert_frame_equal(fetch(mirror.base_url, directory), clean)
             assert files_of(directory) == files_of(tmp_path / "clean")
             open_requests = 3 * max(len(unit.requests) for unit in plan.units)
             assert len(mirror.requests) <= plan.n_requests + open_requests

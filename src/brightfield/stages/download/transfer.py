@@ -11,7 +11,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -127,28 +127,34 @@ class _Fetcher:
         self._tiles = boxes_of(plan.tiles)
         self._absent: dict[int, TransferError] = {}
 
-    def tiles(self, request: Request) -> list[_Tile]:
-        """The tiles of one request. A request for several that fails is asked for in halves: the service may cap what is large.
+    def tiles(self, request: Request) -> Iterator[_Tile]:
+        """The tiles of one request, one by one. A request for several that fails is asked for in halves: the service may cap what is large.
 
         Planes are asked for by their own number, so where the source insists that one is not there, it is not asked for its other tiles.
         """
         if request.z in self._absent:
-            return self._missing(request, self._absent[request.z])
+            yield from self._missing(request, self._absent[request.z])
+            return
         try:
             pixels = self._pixels(request)
         except (TransferError, StackError) as error:
             if isinstance(error, TransferError) and error.absent:
                 self._absent[request.z] = error
             elif len(request.rows) > 1:
-                return [tile for half in request.halves(self._tiles) for tile in self.tiles(half)]
-            return self._missing(request, error)
-        return [self._cut(row, pixels, request.box) for row in request.rows]
+                for half in request.halves(self._tiles):
+                    yield from self.tiles(half)
+                return
+            yield from self._missing(request, error)
+            return
+        for row in request.rows:
+            yield self._cut(row, pixels, request.box)
 
     def _cut(self, row: int, pixels: Pixels, box: tuple[int, int, int, int]) -> _Tile:
-        """One tile of a picture; the rest of the picture is nobody's."""
+        """One tile of a picture, a copy that is still in the processor's cache when it is laid; the rest of the picture is nobody's."""
         _, y0, y1, x0, x1 = self._tiles[row].tolist()
         tile = pixels[y0 - box[0] : y1 - box[0], x0 - box[2] : x1 - box[2]]
-        return _Tile(row, tile, hashlib.sha256(np.ascontiguousarray(tile)).hexdigest())
+        tile = tile if tile.flags.c_contiguous else tile.copy()
+        return _Tile(row, tile, hashlib.sha256(tile).hexdigest())
 
     def _pixels(self, request: Request) -> Pixels:
         (y0, y1, x0, x1), level = request.box, self._plan.level
@@ -211,19 +217,18 @@ class _Writer:
         """The requests of a unit in the order that fills blocks soonest."""
         return sorted(unit.requests, key=lambda request: self._blocks.place(self._tiles[request.rows[0], :3].tolist()))
 
-    def add(self, number: int, tiles: list[_Tile]) -> None:
+    def add(self, number: int, tiles: Iterable[_Tile]) -> None:
         """Take the tiles of one request of a unit; the last one finishes it."""
         state = self._open[number]
-        for tile in tiles:
-            self._add_tile(state, tile)
+        told = [self._add_tile(state, tile) for tile in tiles]
         with self._lock:
-            state.tiles.extend((tile.row, tile.sha256, tile.reason) for tile in tiles)
+            state.tiles.extend(told)
             state.n_requests += 1
             complete = state.n_requests == len(state.unit.requests)
         if complete:
             self._finish(number, state)
 
-    def _add_tile(self, state: _OpenUnit, tile: _Tile) -> None:
+    def _add_tile(self, state: _OpenUnit, tile: _Tile) -> tuple[int, str | None, str | None]:
         z, y0, x0, y1, x1 = self._tiles[tile.row].tolist()
         place = self._blocks.place((z, y0, x0))
         if tile.pixels is not None or place in state.whole:
@@ -243,6 +248,7 @@ class _Writer:
                 state.shards[shard].add(inner, data)
         if block is not None:
             self._blocks.give_back(block)
+        return tile.row, tile.sha256, tile.reason
 
     def _finish(self, number: int, state: _OpenUnit) -> None:
         paths = {shard: self._volume.shard_path(0, shard) for shard in state.shards}
