@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,22 +44,16 @@ def join_tables(table: Table, directories: Mapping[int, Path], root: Path) -> Pa
     target = root / table.path
     schema = table.arrow_schema
     rows = (_arrow_rows(table, directories[i], None, i) for i in sorted(directories) if (directories[i] / table.path).is_file())
-    with atomic(target) as partial, pq.ParquetWriter(partial, schema, **_FORMAT) as writer:
-        for group in _in_groups(rows, schema):
-            writer.write_table(group, ROWS_PER_GROUP)
-    return target
-
-
-def _in_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The same rows as tables of `ROWS_PER_GROUP`; the last one has what is left, and is empty where there are none at all."""
     waiting, any_full = schema.empty_table(), False
-    for rows in tables:
-        waiting = pa.concat_tables([waiting, rows.replace_schema_metadata(schema.metadata)])
-        while waiting.num_rows >= ROWS_PER_GROUP:
-            yield waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
-            waiting, any_full = waiting.slice(ROWS_PER_GROUP), True
-    if waiting.num_rows or not any_full:
-        yield waiting.combine_chunks()
+    with atomic(target) as partial, pq.ParquetWriter(partial, schema, **_FORMAT) as writer:
+        for of_cell in rows:
+            waiting = pa.concat_tables([waiting, of_cell.replace_schema_metadata(schema.metadata)])
+            while waiting.num_rows >= ROWS_PER_GROUP:
+                writer.write_table(waiting.slice(0, ROWS_PER_GROUP).combine_chunks(), ROWS_PER_GROUP)
+                waiting, any_full = waiting.slice(ROWS_PER_GROUP), True
+        if waiting.num_rows or not any_full:
+            writer.write_table(waiting.combine_chunks(), ROWS_PER_GROUP)
+    return target
 
 
 def read_table(table: Table, root: Path, *, columns: list[str] | None = None, specimen_id: int | None = None) -> pd.DataFrame:
