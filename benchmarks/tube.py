@@ -47,8 +47,8 @@ from brightfield.stages.rasterize.tube import FittedTube
 
 RESULT = Path(__file__).resolve().parent / "results" / "tube.json"
 RULES = LabelsConfig(evidence=True, tube=TubeShape.fitted)
-JITTER_UM = ((0.0, 0.0), (0.15, 0.5), (0.3, 1.0))
-"""Standard deviation of traces in y and x, and along z."""
+OFF = ((0.0, 0.0, 0.0), (0.15, 0.5, 0.0), (0.3, 1.0, 0.0), (0.0, 0.0, 0.4), (0.3, 1.0, 0.4))
+"""Standard deviation of traces in y and x, and along z, um; and of the logarithm of their radii."""
 NOISE = (1.0, 2.0)
 """Texture and camera noise, over what the rendered stacks usually have."""
 OVER_UM = 15.0
@@ -72,12 +72,20 @@ def dice(one: Runs, other: Runs) -> float:
     return 2 * n_voxels(clipped(a, b)) / max(n_voxels(a) + n_voxels(b), 1)
 
 
-def case_of(seed: int, level: int, noise: float, xy_um: float, z_um: float) -> Case:
-    """A rendered neuron and a trace of it."""
+def misjudged(skeleton: Skeleton, seed: int, by: float) -> Skeleton:
+    """The radii of every 12 um multiplied by one random number, log-normal with standard deviation `by`; the soma's stays."""
+    piece = skeleton.stretches(12.0)
+    factor = np.exp(by * np.random.default_rng(seed).standard_normal(piece.max() + 2))[piece]
+    return replace(skeleton, radius_um=skeleton.radius_um * np.where(skeleton.label == Label.SOMA, 1.0, factor))
+
+
+def case_of(seed: int, level: int, noise: float, off: tuple[float, float, float]) -> Case:
+    """A rendered neuron and a trace of it. off: see `OFF`."""
+    xy_um, z_um, radii = off
     stained = grow(ArborPlan(seed, (28.0, 70.0, 70.0), n_basal=3, reach_um=35.0, axon_um=150.0, n_fragments=seed % 3))
     optics = replace(Optics.drawn(seed), texture=noise, camera=noise)
     phantom = Phantom(stained, *canvas(stained), seed, optics=optics)
-    return rendered_case(f"{seed}", phantom, jittered(stained, seed, xy_um, z_um), level, 1)
+    return rendered_case(f"{seed}", phantom, misjudged(jittered(stained, seed, xy_um, z_um), seed, radii), level, 1)
 
 
 def measured(case: Case, folder: Path, *, twice: bool) -> dict[str, float]:
@@ -155,13 +163,12 @@ def main() -> None:
         rows[path.stem] = report(path.stem, drawn_at_full_resolution(path))
     for level in options.levels:
         for noise in NOISE:
-            for xy_um, z_um in JITTER_UM:
+            for off in OFF:
                 for seed in options.seeds:
                     with tempfile.TemporaryDirectory() as folder:
-                        name = f"level {level}, noise {noise:g}, jitter {xy_um:g} {z_um:g}, seed {seed}"
-                        rows[name] = report(
-                            name, measured(case_of(seed, level, noise, xy_um, z_um), Path(folder), twice=(noise, z_um) == (1.0, 1.0))
-                        )
+                        name = f"level {level}, noise {noise:g}, off {' '.join(f'{value:g}' for value in off)}, seed {seed}"
+                        twice = (noise, off) == (1.0, OFF[2])
+                        rows[name] = report(name, measured(case_of(seed, level, noise, off), Path(folder), twice=twice))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     RESULT.write_text(json.dumps({"load_average": os.getloadavg(), "peak_mb": peak_mb, "rows": rows}, indent=2) + "\n")
 

@@ -15,6 +15,7 @@ from brightfield.core.codes import Finding, Reason, Severity
 from brightfield.core.skeleton import norm
 from brightfield.raster.cones import Cones, cones_of, shell_spans_of
 from brightfield.raster.runs import Runs, in_row_order, planes_of, union
+from brightfield.stages.rasterize.calibre import GROUP_UM, radius_factors
 from brightfield.stages.rasterize.chunks import coarser
 from brightfield.stages.rasterize.joints import Joints
 from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, nodes_near, nodes_on
@@ -143,7 +144,8 @@ def fitted_tube(planes: _Planes, grid: Grid, traced: Traced) -> FittedTube | Non
         away = norm(joints.position_zyx_um - skeleton.position_zyx_um[skeleton.soma])
         movable &= away > _SOMA_REACH * skeleton.radius_um[skeleton.soma]
     moves = moves_to_ridge(joints, movable, grid, planes.shown, planes.usable, RidgeFit())
-    return FittedTube(joints, moves, np.ones(len(joints)))
+    group = np.where(movable, skeleton.stretches(GROUP_UM)[joints.node], -1)
+    return FittedTube(joints, moves, radius_factors(joints, moves, group, grid, planes.shown, planes.usable))
 
 
 def unexplained_runs(
