@@ -90,10 +90,10 @@ def moves_to_ridge(
     bend = np.stack([rules.step_z_um**2 / (2 * rules.bend_z_um2 * length), rules.step_um**2 / (2 * rules.bend_um2 * length)], axis=1)
     order = joints.parents_first()
     chosen = np.zeros(len(joints), np.int64)
-    own = cost.copy()
     _solve(cost, joints.up, order, bend.astype(np.float32), shape, chosen)
     moved: NDArray[np.float64] = np.zeros((len(joints), 3))
-    _refine(own, joints.up, bend, shape, chosen, movable, moved)
+    _costs(stain, movable, shape, numbers, cost)  # again: a copy of them is the largest array of all
+    _refine(cost, joints.up, bend, shape, chosen, movable, moved)
     moved *= np.array([rules.step_z_um, rules.step_um, rules.step_um])
     moved[movable, 0] += _LAG_UM * _lopsided(stain, chosen, movable, shape, rules.step_z_um)
     return _trusted(_across(moved, joints), rules)

@@ -1,8 +1,8 @@
 """The tube fitted to its stain: the traced tube, moved to the ridge of stain beside it by simple points alone (`labels.tube=fitted`).
 
-The axes are moved first (`ridge.py`), and drawn; then the traced tube is grown along the way there and shrunk to what was drawn, voxel by
-voxel, each a simple point (`raster/warp.py`). So every level has the components, loops and cavities of the traced tube, whatever was
-found in the image, and where voxels are too coarse to move in, the traced tube stays.
+The axes are moved first (`ridge.py`), radii corrected where the stain tells them (`calibre.py`), and both drawn. Then the traced tube is
+grown along the way there and shrunk to what was drawn, voxel by voxel, each a simple point (`raster/warp.py`). So every level has the
+components, loops and cavities of the traced tube, whatever was found in the image.
 """
 
 from __future__ import annotations
