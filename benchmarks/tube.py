@@ -169,8 +169,7 @@ def main() -> None:
                         name = f"level {level}, noise {noise:g}, off {' '.join(f'{value:g}' for value in off)}, seed {seed}"
                         twice = (noise, off) == (1.0, OFF[2])
                         rows[name] = report(name, measured(case_of(seed, level, noise, off), Path(folder), twice=twice))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    RESULT.write_text(json.dumps({"load_average": os.getloadavg(), "peak_mb": peak_mb, "rows": rows}, indent=2) + "\n")
+    RESULT.write_text(json.dumps({"load_average": os.getloadavg(), "rows": rows}, indent=2) + "\n")
 
 
 def report(name: str, row: dict[str, float]) -> dict[str, float]:
