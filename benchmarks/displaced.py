@@ -4,8 +4,8 @@ Run: python benchmarks/displaced.py [--seed 8] [--cells ID ...] [--plants N]. Pr
 Cells of the demo of another seed than the built one (7) are rendered at level 2, every second plane, and aligned with exact traces, and
 with pieces of 40 um, 5 % of the path, moved sideways by 2 um. Per cent of path length, axon and other apart:
 alarm      of an exact trace what is NOT ON or ALONGSIDE; uncertain: what is UNCERTAIN
-found      of displaced pieces what is NOT ON or ALONGSIDE; pieces: the share of pieces of which at least half is
-lost       of the path in place, beside displaced pieces, what is NOT ON or ALONGSIDE
+found      of displaced pieces what labels that look at the image mask; pieces: the share of pieces of which at least half is
+lost       of the path in place, beside displaced pieces, what is masked
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from brightfield.sources.demo.phantom import Phantom
 from brightfield.sources.demo.rendering import render_crop
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import align_cell
+from brightfield.stages.rasterize.misregistered import StretchVerdict, wrong_nodes
 from brightfield.testing.skeletons import displaced
 
 RESULT = Path(__file__).resolve().parent / "results" / "displaced.json"
 LEVEL, Z_STEP = 2, 2
-FLAGGED = (Verdict.NOT_ON, Verdict.ALONGSIDE)
 CELLS = (900_000_001, 900_000_003, 900_000_009, 900_000_010, 900_000_012, 900_000_014)
 
 
@@ -42,26 +42,28 @@ def rendered(phantom: Phantom) -> Pixels:
     return Pixels(grid, lambda window: stack[tuple(slice(*axis) for axis in window)])
 
 
-def verdicts_of(specimen_id: int, skeleton: Skeleton, pixels: Pixels) -> tuple[list[str], str]:
-    """The verdict of the edge of every node, and the grade of the cell."""
+def verdicts_of(specimen_id: int, skeleton: Skeleton, pixels: Pixels) -> tuple[list[str], np.ndarray, str]:
+    """The verdict of the edge of every node, whether it is masked, and the grade of the cell."""
     gates = AlignConfig()
     found = align_cell(specimen_id, skeleton, pixels, gates, LabelsConfig().r_min_um)
     of_stretch = {row["stretch"]: str(row["verdict"]) for row in found.stretches}
-    return [of_stretch.get(k, "none") for k in skeleton.stretches(gates.stretch_um).tolist()], str(found.cell["grade"])
+    number, masked = skeleton.stretches(gates.stretch_um), np.zeros(len(skeleton), bool)
+    for nodes, _ in wrong_nodes(skeleton, number, {row["stretch"]: StretchVerdict.of(row) for row in found.stretches}):
+        masked[nodes] = True
+    return [of_stretch.get(k, "none") for k in number.tolist()], masked, str(found.cell["grade"])
 
 
 def measure_cell(specimen_id: int, skeleton: Skeleton, pixels: Pixels, plants: int, total: Counter) -> list[str]:
     """Add the lengths of one cell to `total`, by (what, axon or other); the grades."""
     part = np.where(skeleton.label == Label.AXON, "axon", "other").tolist()
-    verdicts, grade = verdicts_of(specimen_id, skeleton, pixels)
+    verdicts, _, grade = verdicts_of(specimen_id, skeleton, pixels)
     grades = [grade]
     for name, verdict, um in zip(part, verdicts, skeleton.edge_length_um.tolist(), strict=True):
         total[f"exact {verdict}", name] += um * (verdict not in ("none", Verdict.NO_DATA))
     for plant in range(plants):
         moved, piece, between = displaced(skeleton, 1000 * plant + specimen_id % 1000)
-        verdicts, grade = verdicts_of(specimen_id, moved, pixels)
+        verdicts, flagged, grade = verdicts_of(specimen_id, moved, pixels)
         grades.append(grade)
-        flagged = np.isin(verdicts, FLAGGED)
         um = moved.edge_length_um
         for k in range(len(moved)):
             if not between[k] and verdicts[k] != "none":

@@ -34,7 +34,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from brightfield.config.options import AlignConfig, LabelsConfig
-from brightfield.core.codes import Label, Reason, Verdict
+from brightfield.core.codes import Label, Reason
 from brightfield.core.skeleton import Skeleton
 from brightfield.core.space import Grid, download_grid
 from brightfield.core.swc import read_swc
@@ -299,7 +299,7 @@ def looked_at(case: Case, folder: Path) -> tuple[Volume, dict[str, float]]:
     pixels = Pixels(image.grids[0], image.read, np.delete(planes_of_boxes(case), 0, axis=1))
     aligned = align_cell(1, case.skeleton, pixels, AlignConfig(), R_MIN_UM)
     align_s, start = time.process_time() - start, time.process_time()
-    verdicts = {row["stretch"]: verdict_of(row) for row in aligned.stretches}
+    verdicts = {row["stretch"]: StretchVerdict.of(row) for row in aligned.stretches}
     evidence = evidence_of(image, case.boxes, Traced(case.skeleton, verdicts, AlignConfig().stretch_um, R_MIN_UM))
     look_s, start = time.process_time() - start, time.process_time()
     plan = LabelPlan(downloaded=case.boxes, bad_planes=tuple(evidence.bad_planes), reconstruction_type="dendrite-only")
@@ -310,13 +310,6 @@ def looked_at(case: Case, folder: Path) -> tuple[Volume, dict[str, float]]:
         sphere = offsets[1] ** 2 + offsets[2] ** 2 <= evidence.body.radius_um**2
         cost |= {"iou_sphere": iou(sphere, body), "iou_body": iou(evidence.body.holds(offsets), body)}
     return open_volume(folder / "labels.zarr"), {k: round(v, 3) for k, v in cost.items()}
-
-
-def verdict_of(row: dict) -> StretchVerdict:
-    """What alignment found of one stretch."""
-    found = (row[name] for name in ("shift_um", "shift_z_um"))
-    p_value = 1.0 if row["p_value"] is None else row["p_value"]
-    return StretchVerdict(Verdict(row["verdict"]), *(value or 0.0 for value in found), p_value)
 
 
 def planes_of_boxes(case: Case) -> np.ndarray:

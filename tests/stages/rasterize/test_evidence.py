@@ -21,7 +21,7 @@ from brightfield.sources.demo.stain import soma_shape, within_lobes
 from brightfield.stages.rasterize.chunks import Boxes
 from brightfield.stages.rasterize.evidence import Evidence, evidence_of, moved
 from brightfield.stages.rasterize.labels import write_labels
-from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict
+from brightfield.stages.rasterize.misregistered import Misregistered, StretchVerdict, wrong_nodes
 from brightfield.stages.rasterize.optics import Stain
 from brightfield.stages.rasterize.plan import LabelPlan
 from brightfield.stages.rasterize.somata import Body
@@ -173,6 +173,33 @@ def test_between_a_trace_and_its_stain_nothing_is_trusted() -> None:
 )
 def test_what_is_in_place_or_cannot_be_judged_stays(verdict: StretchVerdict) -> None:
     assert not places(first=verdict).any()
+
+
+def wrong_um(**verdicts: StretchVerdict) -> list[float]:
+    """Of a straight neurite of 45 um in three stretches: where along it edges are wrong, um from its begin; verdicts: `s0` to `s2`."""
+    line = cable(45.0)
+    number = line.stretches(15.0)
+    order = number[[8, 23, 38]].tolist()
+    by_number = {k: verdicts.get(f"s{i}", StretchVerdict(Verdict.ON)) for i, k in enumerate(order)}
+    return [float(line.position_zyx_um[k, 2] - 10.0) for nodes, _ in wrong_nodes(line, number, by_number) for k in nodes]
+
+
+def test_a_doubtful_stretch_between_others_in_place_stays_and_none_beside_another_wrong_one() -> None:
+    faint, elsewhere = StretchVerdict(Verdict.NOT_ON, 1.8, 0.6, 0.2), StretchVerdict(Verdict.ALONGSIDE, 1.4, -1.4, 0.02)
+    off = StretchVerdict(Verdict.ALONGSIDE, 2.0, 0.3, 0.02)
+    for doubtful in (faint, elsewhere):
+        assert not wrong_um(s1=doubtful)
+        assert len(wrong_um(s1=doubtful, s2=off)) == 30
+    assert len(wrong_um(s1=off)) == 15
+
+
+def test_of_a_stretch_that_is_partly_in_place_the_half_beside_the_wrong_one_is_wrong() -> None:
+    off, partly = StretchVerdict(Verdict.ALONGSIDE, 2.0, 0.3, 0.02), StretchVerdict(Verdict.ALONGSIDE, 0.0, 0.28, 0.02)
+    after, before = wrong_um(s0=off, s1=partly), wrong_um(s1=partly, s2=off)
+    assert 22 <= max(after) <= 24
+    assert 22 <= min(before) <= 24
+    assert len(wrong_um(s1=partly)) == 15
+    assert len(wrong_um(s0=off, s1=partly, s2=off)) == 45
 
 
 # --------------------------------------------------------------------------------------------------------------------- other levels

@@ -25,7 +25,7 @@ from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.contrast import Contrast
 from brightfield.stages.align.paths import Reals, Stretch, stretches_of
 from brightfield.stages.align.search import N_PLACEMENTS, Region, Search, highest, random_placements
-from brightfield.stages.align.transforms import IDENTITY, SHIFT, Fit, Frames, RigidSearch, best_frame
+from brightfield.stages.align.transforms import IDENTITY, SHIFT, Fit, Frames, RigidSearch, best_frame, is_tilted
 from brightfield.stages.align.views import Tubes, View, is_empty, window_around
 
 _P_MAX = 0.05
@@ -37,6 +37,7 @@ _SLOPE = 1.25
 _GAP_UM = 3.0
 """A neurite that can be seen has no longer gap; a trace that leaves it for a part of a stretch has."""
 
+_SEEN = (Verdict.ON, Verdict.ALONGSIDE, Verdict.UNCERTAIN)
 _MEASURES = ("d_prime", "shift_um", "shift_z_um", "coverage", "p_value")
 _MARGIN_UM = 10.0
 _SHARES = ((Grade.A, 0.90), (Grade.B, 0.75), (Grade.C, 0.50))
@@ -159,7 +160,8 @@ def _cell_row(measured: _Measured, paths: Sequence[Stretch]) -> dict[str, Any]:
     _, sd = everything.ring_moments()
     share = _share_on(rows)
     frames = Frames(paths, pixels, measured.search, sd)
-    fit = best_frame(frames, measured.rigid, sd, pixels.grid, gates, doubtful=_grade(share) != Grade.A)
+    doubtful, tilted = _grade(share) != Grade.A, is_tilted(*_axial_shifts(rows, paths))
+    fit = best_frame(frames, measured.rigid, sd, pixels.grid, gates, doubtful=doubtful, tilted=tilted)
     shift_um, _, _ = measured.rigid.best()
     reason = _rejection(rows, fit, shift_um, share)
     return {
@@ -178,6 +180,13 @@ def _cell_row(measured: _Measured, paths: Sequence[Stretch]) -> dict[str, Any]:
         "grade_axon": _part_grade(rows, axon, reason),
         "reason": reason,
     }
+
+
+def _axial_shifts(rows: list[dict[str, Any]], paths: Sequence[Stretch]) -> tuple[list[float], list[float], list[float]]:
+    """Depth, axial shift (um) and length of the stretches that have stain under them or near."""
+    seen = [(row, path) for row, path in zip(rows, paths, strict=True) if row["verdict"] in _SEEN and row["shift_z_um"] is not None]
+    depth = [float(path.position[:, 0].mean()) for _, path in seen]
+    return depth, [row["shift_z_um"] for row, _ in seen], [row["length_um"] for row, _ in seen]
 
 
 def _pooled_d_prime(contrasts: Sequence[Contrast], chosen: Sequence[bool]) -> float:

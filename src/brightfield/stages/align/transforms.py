@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, fsum, hypot, nan
+from math import ceil, floor, fsum, hypot, nan, sqrt
 
 import numpy as np
 from numba import njit
@@ -26,10 +26,17 @@ _MIRRORED = ("flip x", "flip y", "flip z", "transpose xy")
 _Z_SCALES = (0.5, *(k / 40 for k in range(32, 52)), 2.0)
 """Every 2.5 %: 40 um deep the next one is 1 um off, which a stretch's own search makes good."""
 _LEAST_SCALING = 0.03
+_CLOSE, _LEVEL = 0.11, 0.985
+"""Scales so near the best one are held against each other by scores that forgive little; its number is the middle of those as good."""
 _CLEARLY = 1.25
 """By how much another frame must fit better than the given one."""
-_SCALED, _SHIFT_FIRST = 1.1, 1.02
+_SCALED, _SHIFT_FIRST = 1.1, 1.005
 """The same for a z scale, whose scores forgive less (of clean cells at most 1.01), and by how much it must fit better than a shift."""
+
+
+_TILTED = 0.98
+"""Both where the stretches themselves say that z is scaled."""
+_LEAST_TILT, _SURE_TILT, _LEAST_STRETCHES = 0.015, 4.0, 12
 
 
 class RigidSearch:
@@ -119,18 +126,6 @@ class Frames:
                 scores[frame] = total / n / self._sd
         return scores
 
-    def z_scale(self, near: float) -> float:
-        """The z scale near a tried one: its stretches lie a little too high or low, in proportion to their depth."""
-        depth, off, weight = [], [], []
-        for path in self._paths:
-            scores = self._tried(_transformed(path, _z_scale_name(near), self._pixels.grid, np.zeros(3)), self.nearby)
-            best = highest(scores)
-            if best > 0:
-                depth.append(float(path.position[:, 0].mean()))
-                off.append(float(self._search.dz_um[self.nearby.dz[0] + np.argwhere(scores == best)[0][1]]))
-                weight.append(best * len(path.position))
-        return round(near + _slope(depth, off, weight), 2)
-
     def _tried(self, path: Stretch, region: Region) -> Reals:
         """The scores of a path at the shifts of a region; NaN without pixels."""
         window = window_around(self._pixels, path.position, 4.0)
@@ -182,8 +177,29 @@ class Fit:
     identity: float
 
 
-def best_frame(frames: Frames, rigid: RigidSearch, sd: float, grid: Grid, gates: AlignConfig, *, doubtful: bool) -> Fit:
+def is_tilted(depth_um: list[float], off_um: list[float], weight: list[float]) -> bool:
+    """Whether stretches lie the more above or below their stain the deeper they are: a z scale, however small.
+
+    depth_um: of every stretch that has stain; off_um: its axial shift; weight: its length. The slope must exceed what chance makes of it by
+    4 standard errors (of clean cells of the demo at most 2.8; under a z scale of 0.95 or 1.05 at least 5).
+    """
+    slope = _slope(depth_um, off_um, weight)
+    if abs(slope) < _LEAST_TILT or len(depth_um) < _LEAST_STRETCHES:
+        return False
+    total = fsum(weight)
+    middle, mean = (fsum(w * a for w, a in zip(weight, v, strict=True)) / total for v in (depth_um, off_um))
+    away = [a - middle for a in depth_um]
+    rest = [b - mean - slope * a for a, b in zip(away, off_um, strict=True)]
+    error = sqrt(fsum((w * a * r) ** 2 for w, a, r in zip(weight, away, rest, strict=True)))
+    return abs(slope) * fsum(w * a * a for w, a in zip(weight, away, strict=True)) > _SURE_TILT * error
+
+
+def best_frame(
+    frames: Frames, rigid: RigidSearch, sd: float, grid: Grid, gates: AlignConfig, *, doubtful: bool, tilted: bool = False
+) -> Fit:
     """Identity unless something else fits clearly better. Only where a cell is doubtful are frames other than shifts tried.
+
+    tilted: that z is scaled is known (`is_tilted`); what scale fits best then needs to fit no worse than other frames.
 
     Whether a shift fits better shows in its own scale, means above those of most shifts; against other frames it is held by their scores.
     """
@@ -193,27 +209,28 @@ def best_frame(frames: Frames, rigid: RigidSearch, sd: float, grid: Grid, gates:
     scores = frames.scores((IDENTITY, *shifts, *(_MIRRORED if doubtful else ())), shift_um, frames.nearby)
     identity = scores.get(IDENTITY, nan)
     fits = [Fit(name, scores[name], identity) for name in _MIRRORED if scores.get(name, -np.inf) > scores.get(SHIFT, -np.inf)]
-    fits += [_z_scaled(frames, shift_um, shifts)] if doubtful else []
-    clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < (_CLEARLY if fit.name in _MIRRORED else _SCALED) * fit.identity]
+    fits += [_z_scaled(frames, shift_um, shifts, tilted=tilted)] if doubtful or tilted else []
+    scaled = _TILTED if tilted else _SCALED
+    clear = [fit for fit in fits if fit.score >= 1.0 and not fit.score < (_CLEARLY if fit.name in _MIRRORED else scaled) * fit.identity]
     if clear:
         return max(clear, key=lambda fit: fit.score)
     return Fit(SHIFT, shifted / sd, given / sd) if is_shift else Fit(IDENTITY, identity, identity)
 
 
-def _z_scaled(frames: Frames, shift_um: Reals, shifts: tuple[str, ...]) -> Fit:
+def _z_scaled(frames: Frames, shift_um: Reals, shifts: tuple[str, ...], *, tilted: bool) -> Fit:
     """The z scale that fits best, by scores that forgive little; of no account where a shift, the simpler reason, fits about as well."""
     tried = frames.scores(tuple(map(_z_scale_name, _Z_SCALES)), shift_um, frames.nearby)
     if not tried:
         return Fit(IDENTITY, nan, nan)
-    near = max(tried, key=lambda name: tried[name])
-    nearer = _z_scale_name(frames.z_scale(_factor(near)))
-    names = (near, nearer, _z_scale_name(frames.z_scale(_factor(nearer))))
-    scores = frames.scores((IDENTITY, *shifts, *names), shift_um, frames.here)
-    name = max(names, key=lambda name: scores.get(name, -np.inf))
-    score = scores.get(name, nan)
-    if abs(_factor(name) - 1.0) < _LEAST_SCALING or not score > _SHIFT_FIRST * scores.get(SHIFT, -np.inf):
+    near = _factor(max(tried, key=lambda name: tried[name]))
+    close = [_z_scale_name(factor) for factor in _Z_SCALES if abs(factor - near) <= _CLOSE]
+    scores = frames.scores((IDENTITY, *shifts, *close), shift_um, frames.here)
+    score = max((scores[name] for name in close if name in scores), default=nan)
+    level = [_factor(name) for name in close if scores.get(name, -np.inf) >= _LEVEL * score]
+    factor = round(fsum(level) / max(len(level), 1), 2)
+    if abs(factor - 1.0) < _LEAST_SCALING or not score > (_TILTED if tilted else _SHIFT_FIRST) * scores.get(SHIFT, -np.inf):
         score = nan
-    return Fit(name, score, scores.get(IDENTITY, nan))
+    return Fit(_z_scale_name(factor), score, scores.get(IDENTITY, nan))
 
 
 def _beyond_gates(shift_um: Reals, grid: Grid, gates: AlignConfig) -> bool:

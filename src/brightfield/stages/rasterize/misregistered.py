@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ _MARGIN_UM = 0.3
 
 
 _FAINT_UM, _FAINT_Z_UM, _FAINT_P = 0.25, 0.6, 0.05
+_CHANCE_P, _OTHER_Z_UM = 0.1, 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ class StretchVerdict:
     shift_z_um: float = 0.0
     p_value: float = 1.0
 
+    @classmethod
+    def of(cls, row: Mapping[str, object]) -> StretchVerdict:
+        """Of a row of `schema.ALIGNMENT`; what was not measured is 0, and chance does as well always."""
+        shift, shift_z, p = (row[name] for name in ("shift_um", "shift_z_um", "p_value"))
+        measured = [default if value is None else float(str(value)) for value, default in ((shift, 0.0), (shift_z, 0.0), (p, 1.0))]
+        return cls(Verdict(str(row["verdict"])), *measured)
+
     @property
     def is_in_place(self) -> bool:
         """ON or UNCERTAIN, or too faint while no place within 3 um is darker: by a voxel at most, or by two and better than chance.
@@ -47,6 +55,19 @@ class StretchVerdict:
         if self.verdict != Verdict.NOT_ON:
             return self.verdict in (Verdict.ON, Verdict.UNCERTAIN)
         reach = 2 if self.p_value <= _FAINT_P else 1
+        return self._is_within(reach)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """NOT ON while nothing within 3 um is better than chance, or best at the depth of other neurites: of little weight alone."""
+        return (self.verdict == Verdict.NOT_ON and self.p_value > _CHANCE_P) or abs(self.shift_z_um) >= _OTHER_Z_UM
+
+    @property
+    def is_partly_in_place(self) -> bool:
+        """ALONGSIDE, though the best place is the traced one: a part of the stretch has no stain."""
+        return self.verdict == Verdict.ALONGSIDE and self._is_within(1)
+
+    def _is_within(self, reach: int) -> bool:
         return abs(self.shift_um) <= reach * _FAINT_UM and abs(self.shift_z_um) <= reach * _FAINT_Z_UM
 
 
@@ -61,12 +82,12 @@ class Misregistered:
     def of(cls, skeleton: Skeleton, verdicts: Mapping[int, StretchVerdict], stretch_um: float, r_min_um: float) -> Misregistered:
         """3 um around a stretch that is NOT ON; from the trace to the stain along one that is ALONGSIDE."""
         cones, number = cones_of(skeleton, r_min_um, "capsule"), skeleton.stretches(stretch_um)
-        wrong = {k: found for k, found in sorted(verdicts.items()) if found.verdict != Verdict.NO_DATA and not found.is_in_place}
-        parts = [cones.take(np.zeros(0, np.int64))]
-        for stretch, found in wrong.items():
-            own = cones.take(np.flatnonzero(number == stretch))
+        parts, trusted = [cones.take(np.zeros(0, np.int64))], np.ones(len(skeleton), np.bool_)
+        for nodes, found in wrong_nodes(skeleton, number, verdicts):
+            trusted[nodes] = False
+            own = cones.take(nodes)
             parts += [own.grown(NOT_ON_UM)] if found.verdict == Verdict.NOT_ON else _swept(own.grown(_MARGIN_UM), found)
-        return cls(joined(parts), cones.take(np.flatnonzero(~np.isin(number, list(wrong)))))
+        return cls(joined(parts), cones.take(np.flatnonzero(trusted)))
 
     def runs(self, grid: Grid) -> Runs:
         """Runs of `Reason.MISREGISTERED` on a grid."""
@@ -90,6 +111,36 @@ def nodes_near(skeleton: Skeleton, verdicts: Mapping[int, StretchVerdict], stret
     """(n,) whether the edge of each node has its stain near: those that do not are NOT ON it."""
     lost = [stretch for stretch, found in verdicts.items() if found.verdict == Verdict.NOT_ON and not found.is_in_place]
     return ~np.isin(skeleton.stretches(stretch_um), lost)
+
+
+def wrong_nodes(
+    skeleton: Skeleton, number: NDArray[np.int64], verdicts: Mapping[int, StretchVerdict]
+) -> Iterator[tuple[NDArray[np.int64], StretchVerdict]]:
+    """The nodes whose edges are not on their stain, stretch by stretch. number: (n,) the stretch of each node.
+
+    A trace that leaves its stain does so for more than a stretch, or leaves a part of it: a doubtful verdict between stretches that are in
+    place is none, and of a stretch that is partly in place the half next to one that is wrong is wrong.
+    """
+    wrong = {k: found for k, found in sorted(verdicts.items()) if found.verdict != Verdict.NO_DATA and not found.is_in_place}
+    known = [k for k, found in verdicts.items() if found.verdict != Verdict.NO_DATA]
+    before = np.where(skeleton.parent >= 0, number[skeleton.parent], -1)
+    joints = np.unique(np.stack([before, number], axis=1)[(before != number) & np.isin(before, known) & np.isin(number, known)], axis=0)
+    for stretch, found in wrong.items():
+        up, down = joints[joints[:, 1] == stretch, 0].tolist(), joints[joints[:, 0] == stretch, 1].tolist()
+        nodes, is_wrong = np.flatnonzero(number == stretch), [any(k in wrong for k in side) for side in (up, down)]
+        if found.is_doubtful and up + down and not any(is_wrong):
+            continue
+        if found.is_partly_in_place and any(is_wrong) and not all(is_wrong):
+            nodes = _half(skeleton, nodes, first=is_wrong[0])
+        yield nodes, found
+
+
+def _half(skeleton: Skeleton, nodes: NDArray[np.int64], *, first: bool) -> NDArray[np.int64]:
+    """The nodes of a stretch whose edges begin in its first half, or the others."""
+    nodes = nodes[np.argsort(skeleton.depth[nodes], kind="stable")]
+    along: NDArray[np.float64] = np.cumsum(skeleton.edge_length_um[nodes]) - skeleton.edge_length_um[nodes]
+    chosen: NDArray[np.int64] = nodes[(along < along[-1] / 2) == first]
+    return chosen
 
 
 def _swept(cones: Cones, found: StretchVerdict) -> list[Cones]:
