@@ -2,8 +2,9 @@
 
 Run: python benchmarks/labels.py [--dataset ROOT] [--seed 8] [--cells ID ...] [--real FOLDER] [--jitter]. Writes results/labels.json.
 The truth is the renderer's: what every neurite, its blur and every speck of debris absorb before texture and noise. Two sets of cells.
-"dataset": the cells of a built demo, as its rasterize stage left them. "kept back": cells of a demo of another seed, and real skeletons
-(`--real`) rendered coarse with an axon that nobody traced, aligned and looked at here. Columns, in per cent of voxels:
+"dataset": the cells of a built demo, as its rasterize stage left them. "kept back": cells of a demo of another seed, and what lies around
+real somata (`--real`), whose axon is withheld where it was traced, rendered at level 2, aligned and looked at here; with `--jitter` also
+with traces beside their stain. Columns, in per cent of voxels:
 found     of untraced neurite (outside of somata, contrast of at least 3 sd, objects of at least 5 um, more than the rim from a trace)
           what is not 0. Contrast as alignment measures it: absorbance less its mean in a ring of 1.4 to 1.7 um. sd: of absorbance in
           empty tissue, and of the rounding to grey values where the trace's own stain is dark
@@ -42,7 +43,7 @@ from brightfield.raster.cones import cones_of, shell_spans_of, spans_of
 from brightfield.raster.runs import in_row_order, planes_of
 from brightfield.sources.demo import stain as demo_stain
 from brightfield.sources.demo.cells import demo_cells
-from brightfield.sources.demo.phantom import Optics, Phantom, canvas, untraced_axon
+from brightfield.sources.demo.phantom import PIXEL_UM, PLANE_UM, Optics, Phantom, untraced_axon
 from brightfield.sources.demo.rendering import absorbance, render_crop
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.cell import align_cell
@@ -61,6 +62,10 @@ ROUNDING = 12**-0.5
 """Standard deviation of rounding, in grey values."""
 RING_UM = (1.4, 1.7)
 """Contrast is measured against a ring so wide."""
+REAL_UM, INSIDE_UM = (42.0, 140.0, 140.0), 2.0
+"""What is rendered around a real soma, and how far inside of it nodes lie."""
+WITHHELD_UM = 300.0
+"""The axon of a real skeleton is withheld where so much of it lies there."""
 EVERY = 3
 """Blur, background and debris are counted on every third plane."""
 BITS = (int(Reason.UNEXPLAINED), int(Reason.MISREGISTERED))
@@ -264,15 +269,28 @@ def rendered_case(name: str, phantom: Phantom, skeleton: Skeleton, level: int, z
     return Case(name, phantom, skeleton, grid, level, z_step, np.array([[0, z, 0, y, 0, x]], np.int64))
 
 
-def real_case(swc: Path, level: int, z_step: int) -> Case:
-    """A real skeleton, rendered with an axon that nobody traced."""
+def real_case(swc: Path) -> Case:
+    """The surroundings of a real soma; the axon is withheld where enough of it was traced, else one that nobody traced is grown."""
     skeleton = read_swc(swc)
-    skeleton = skeleton.moved_to(skeleton.position_zyx_um + np.maximum(5.0 - skeleton.position_zyx_um.min(axis=0), 0))
-    seed, (n_planes, height, width) = int(swc.stem) % 100_000, canvas(skeleton)
-    empty = Phantom(skeleton, n_planes, height, width, seed, optics=Optics.drawn(seed))
-    extent = tuple(n * s for n, s in zip(empty.grid.shape_zyx, empty.grid.voxel_size_zyx_um, strict=True))
-    phantom = replace(empty, others=((untraced_axon(skeleton, seed, extent, 900.0), 1.0),))
-    return rendered_case(swc.stem, phantom, skeleton, level, z_step)
+    centre = skeleton.position_zyx_um[skeleton.soma or 0]
+    skeleton = skeleton.moved_to(np.round(skeleton.position_zyx_um - centre + np.array(REAL_UM) / 2, 4))
+    position = skeleton.position_zyx_um
+    skeleton = part_of(skeleton, ((position > INSIDE_UM) & (position < np.array(REAL_UM) - INSIDE_UM)).all(axis=1))
+    is_axon, seed = skeleton.type == Label.AXON, int(swc.stem) % 100_000
+    if skeleton.edge_length_um[is_axon].sum() >= WITHHELD_UM:
+        skeleton, other = part_of(skeleton, ~is_axon), part_of(skeleton, is_axon)
+    else:
+        other = untraced_axon(skeleton, seed, REAL_UM, 600.0)
+    n_z, n_y, n_x = (int(um / size) for um, size in zip(REAL_UM, (PLANE_UM, PIXEL_UM, PIXEL_UM), strict=True))
+    phantom = Phantom(skeleton, n_z, n_y // 4 * 4, n_x // 4 * 4, seed, ((other, 1.0),), optics=Optics.drawn(seed))
+    return rendered_case(swc.stem, phantom, skeleton, 2, 2)
+
+
+def part_of(skeleton: Skeleton, keep: np.ndarray) -> Skeleton:
+    """Some nodes of a skeleton; where a parent is left out, a tree begins."""
+    index = np.cumsum(keep) - 1
+    parent = np.where((skeleton.parent >= 0) & keep[skeleton.parent], index[skeleton.parent], -1)[keep]
+    return Skeleton(skeleton.node_id[keep], skeleton.type[keep], skeleton.position_zyx_um[keep], skeleton.radius_um[keep], parent)
 
 
 def rendered(case: Case, path: Path) -> Volume:
@@ -320,13 +338,13 @@ def planes_of_boxes(case: Case) -> np.ndarray:
 
 def kept_back(options: argparse.Namespace) -> list[Case]:
     """The cells that are rendered here."""
-    cases = []
-    for cell in demo_cells(options.seed):
-        if cell.specimen_id in options.cells and cell.phantom is not None:
-            skeleton = jittered(cell.phantom.skeleton, cell.specimen_id) if options.jitter else cell.phantom.skeleton
-            cases.append(rendered_case(f"{options.seed}:{cell.specimen_id}", cell.phantom, skeleton, 2, 2))
+    cells = [cell for cell in demo_cells(options.seed) if cell.specimen_id in options.cells and cell.phantom is not None]
     files = sorted(options.real.glob("*.swc")) if options.real else []
-    return cases + [real_case(path, 3, 3) for path in files[:: max(1, len(files) // max(options.n_real, 1))][: options.n_real]]
+    chosen = files[:: max(1, len(files) // max(options.n_real, 1))][: options.n_real]
+    cases = [rendered_case(f"{options.seed}:{cell.specimen_id}", cell.phantom, cell.phantom.skeleton, 2, 2) for cell in cells]
+    cases += [real_case(path) for path in chosen]
+    beside = [replace(case, name=f"{case.name} beside", skeleton=jittered(case.skeleton, case.phantom.seed)) for case in cases]
+    return cases + (beside if options.jitter else [])
 
 
 def main() -> None:
@@ -338,7 +356,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=None, help="folder with SWC files")
     parser.add_argument("--n-real", type=int, default=2, help="how many of them, spread over all")
     parser.add_argument(
-        "--jitter", action="store_true", help="traces of kept back cells lie beside the stain: 0.15 um in y and x, 0.5 in z"
+        "--jitter", action="store_true", help="kept back cells once more, their traces beside the stain: 0.15 um in y and x, 0.5 in z"
     )
     options = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}

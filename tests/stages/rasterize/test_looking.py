@@ -158,7 +158,7 @@ def classes(here: Shown, predicted: Predicted, plane: int, grey: NDArray[np.uint
     sd = np.hypot(noise, 0.18 / np.maximum(grey, 1)) * np.where(inside, 1.0, 1.6)
     over = fine - rules.explained * np.maximum(*(np.abs(band) for band in known)) - rules.beneath * model
     place = misplaced(known, predicted.slopes(plane).fine, SOMA, rules)
-    found = np.where((over - place > rules.faint_sigmas * sd) & (1.5 * fine > coarse) & (fine > 0), 1, 0)
+    found = np.where((over - place > rules.faint_sigmas * sd) & (1.3 * fine > coarse) & (fine > 0), 1, 0)
     narrow = (fine > coarse) & (fine > 0)
     found[narrow & (over - 0.12 * place > rules.sigmas * sd)] = 1
     found[narrow & (over - place > rules.sigmas * sd)] = 2

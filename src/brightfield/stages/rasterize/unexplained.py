@@ -36,8 +36,8 @@ _SLENDER = 4.0
 _BLUR_DEPTH_UM = 3.0
 _BORDER_NOISE, _BORDER_PX = 1.6, 5
 """So near a border, where a band has fewer pixels to average, noise is so much larger."""
-_FAINT_WIDTH = 1.5
-"""What continues a ridge may be wider: the fine band so many times must exceed the coarse one (a profile of 1.5 um; 1.1 of the ridge)."""
+_FAINT_WIDTH = 1.3
+"""What continues a ridge may be wider: the fine band so many times must exceed the coarse one (a profile of 1.3 um; 1.1 of the ridge)."""
 _PARTLY = 0.12
 """How much of it must be exceeded by what continues a ridge that exceeds it in full."""
 _SOMA_REACH = 2.5
@@ -76,7 +76,7 @@ class RidgeRules:
     link_zyx_um: Triple = (1.2, 1.4, 1.4)
     reach_zyx_um: Triple = (1.2, 3.6, 3.6)
     piece_um: float = 2.5
-    margin_um: float = 0.7
+    margin_um: float = 0.6
 
 
 def ridges(predicted: Predicted, here: Shown, grey: NDArray[Any], plane: int, traced: Runs, soma: Disc, rules: RidgeRules) -> Runs:
