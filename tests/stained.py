@@ -17,10 +17,10 @@ from brightfield.raster.runs import paint, union
 from brightfield.sources.demo.phantom import ArborPlan, Optics, Phantom, canvas, grow, untraced_axon
 from brightfield.sources.demo.rendering import absorbance, render_crop
 from brightfield.stages.rasterize.chunks import Boxes
-from brightfield.stages.rasterize.evidence import Traced
+from brightfield.stages.rasterize.evidence import Traced, evidence_of
 from brightfield.stages.rasterize.misregistered import StretchVerdict
 from brightfield.volumes.pyramid import build_pyramid
-from brightfield.volumes.volume import Volume, create_volume
+from brightfield.volumes.volume import Volume, create_volume, open_volume
 
 LEVEL, Z_STEP = 2, 2
 EXTENT = (32.0, 80.0, 80.0)
@@ -78,3 +78,10 @@ def stain_of(cell: Phantom) -> NDArray[np.float64]:
 def tube(skeletons: list[Skeleton], grid: Grid, more_um: float = 0.0) -> NDArray[np.bool_]:
     spans = [spans_of(cones_of(s, R_MIN_UM, "capsule").grown(more_um), grid, merge=True, threads=1) for s in skeletons]
     return paint(union(np.concatenate(spans), 1), grid.window) > 0
+
+
+def unexplained_bytes(path: Path) -> bytes:
+    """What is unexplained of a stored image of `phantom`: a function that another process can be given."""
+    cell = phantom()
+    found = evidence_of(open_volume(path), whole(grid_of(cell)), traced_of(cell.skeleton))
+    return found.unexplained.tobytes()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from brightfield.stages.rasterize.chunks import Boxes
 from brightfield.stages.rasterize.evidence import Evidence, evidence_of
 from brightfield.stages.rasterize.optics import saturated
 from brightfield.testing.skeletons import cable, jittered
-from stained import NOISE, R_MIN_UM, grid_of, phantom, pixels, stain_of, stored, traced_of, tube, whole
+from stained import NOISE, R_MIN_UM, grid_of, phantom, pixels, stain_of, stored, traced_of, tube, unexplained_bytes, whole
 
 
 def looked_at(
@@ -127,10 +128,12 @@ def test_chunks_and_the_order_of_boxes_change_nothing(evidence: Evidence, tmp_pa
     assert np.array_equal(other.body.ratio, evidence.body.ratio)
 
 
-def test_workers_beside_each_other_change_nothing(evidence: Evidence, tmp_path: Path) -> None:
+def test_threads_and_processes_beside_each_other_change_nothing(evidence: Evidence, tmp_path: Path) -> None:
+    paths = [tmp_path / "1.zarr", tmp_path / "2.zarr"]
     with ThreadPoolExecutor(2) as pool:
-        for other in pool.map(looked_at, [tmp_path / "1.zarr", tmp_path / "2.zarr"]):
-            assert np.array_equal(other.unexplained, evidence.unexplained)
+        assert all(np.array_equal(other.unexplained, evidence.unexplained) for other in pool.map(looked_at, paths))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        assert all(other == evidence.unexplained.tobytes() for other in processes.map(unexplained_bytes, paths))
 
 
 def test_what_was_not_downloaded_is_no_stain(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ the soma, for a running median as wide as the soma would take it for its own bac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 type Reals = NDArray[np.float64]
 
 N_ANGLES = 72
-_CENTRAL = 0.3
+_CENTRAL = 0.15
 """Planes so near the middle, in radii, are averaged."""
 _BACKGROUND = (2.0, 2.8)
 _EDGE = (0.5, 1.7)
 _STEP_UM = 0.15
 _LEAST_ABSORBANCE = 0.15
-_SMOOTH = 3
+_DOUBT = 0.03
+"""How much farther out a body may reach than was found, in radii."""
+_SMOOTH = 2
 _SHARES = ((1.0, 2.5), (0.5, 0.92))
 """Absorbance of the plateau, and the share of it at the body's edge: half of it by blur alone, more where the plateau is cut off."""
 _NONE: Runs = np.empty((0, 5), np.int32)
@@ -84,11 +86,14 @@ def body_of(
 def shell_runs(body: Body, cones: Cones, grid: Grid, *, outer: bool = True) -> Runs:
     """Runs of 1 where sphere and body do not agree; neurites that leave the soma are left out, so that they stay joined to it.
 
-    cones: of the skeleton, as they are drawn. outer: also where the body reaches beyond the sphere.
+    cones: of the skeleton, as they are drawn. outer: also where the body, and what its outline may be wrong by, reaches beyond the sphere.
     """
     window, inside, sphere = _masks(body, grid)
     if window is None:
         return _NONE
+    if outer:
+        _, reached, _ = _masks(replace(body, ratio=body.ratio + _DOUBT), grid)
+        inside |= reached & ~sphere
     neurites = union(spans_of(cones.take(np.flatnonzero(cones.label != Label.SOMA)), grid, window, merge=True, threads=1), 1)
     return _runs((sphere & ~inside | inside & ~sphere & outer) & (paint(neurites, window) == 0), window)
 
