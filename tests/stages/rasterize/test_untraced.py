@@ -99,7 +99,10 @@ def test_untraced_stain_is_found_and_blur_debris_and_empty_tissue_are_not(eviden
 
 
 def test_the_same_where_every_node_lies_beside_its_neurite(tmp_path: Path) -> None:
-    """By 0.15 um in y and x, 0.5 um in z; three levels of noise, either side steep. No rule was chosen on these seeds."""
+    """By 0.15 um in y and x, 0.5 um in z; three levels of noise, either side steep.
+
+    The size of the stack was chosen for these seeds, and rules were tried on 303.
+    """
     counts = []
     for seed, noise, steep_side in JITTERED:
         cell = phantom(seed, noise, steep_side, 110.0, 500.0)
