@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,17 @@ def unpicklable(_: int) -> object:
 
 def tasks(n: int) -> dict[int, tuple[int]]:
     return {i: (i,) for i in range(n, 0, -1)}
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """A cluster of Dask sets the number of threads and the hash seed in the environment of whoever starts it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() | before.keys():
+        if os.environ.get(name) != before.get(name):
+            os.environ.pop(name, None)
+            os.environ |= {name: before[name]} if name in before else {}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

@@ -92,7 +92,7 @@ def test_a_service_that_stops_before_its_end_is_an_error(client: HttpClient, mon
 
     answer = mirror_rma.answer
     monkeypatch.setattr(
-        mirror_rma, "answer", lambda tables, text: answer(tables, text) | ({"msg": [], "total_rows": 9} if "SubImage" in text else {})
+        mirror_rma, "answer", lambda tables, text, _: answer(tables, text) | ({"msg": [], "total_rows": 9} if "SubImage" in text else {})
     )
     with pytest.raises(SourceError, match="announced 9 rows of SubImage and stopped at 0"):
         _complete(small_catalog(*CELLS), client)
