@@ -83,7 +83,8 @@ def long_parts(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
 
 def check(counts: list[dict[str, tuple[int, int]]], most: dict[str, float]) -> None:
     """Every cell keeps what may be lost; stain is found in all cells together, as the stain of one is but a few voxels."""
-    shares = [{name: part / max(n, 1) for name, (part, n) in count.items()} for count in counts]
+    assert all(n > 50 for count in counts for _, n in count.values()), counts
+    shares = [{name: part / n for name, (part, n) in count.items()} for count in counts]
     for share in shares:
         assert all(share[name] <= limit for name, limit in most.items()), shares
     found, stain = np.sum([count["stain"] for count in counts], axis=0).tolist()
