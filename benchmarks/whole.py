@@ -138,8 +138,8 @@ class Drawn:
         grey = np.random.default_rng([self._id, self._number]).normal(185.0, 3.0, (rows, columns))
         skeleton = skeleton_of(self._id)
         position = skeleton.position_zyx_um / (PLANE_UM, PIXEL_UM * 2**level, PIXEL_UM * 2**level)
-        near = np.abs(position[:, 0] - self._number) < 6.0 if self._number < 990 else np.ones(len(position), np.bool_)
-        y, x = np.rint(position[near, 1:]).astype(int).T
+        near = np.abs(position[:, 0] - self._number) < 4.0 if self._number < 990 else np.ones(len(position), np.bool_)
+        y, x = position[near, 1:].astype(int).T  # of the voxels that hold the nodes
         grey[np.minimum(y, rows - 1), np.minimum(x, columns - 1)] -= 70.0
         whole = np.clip(grey, 0, 255).astype(np.uint8)
         return whole[top >> level :, left >> level :][: height >> level, : width >> level]

@@ -212,11 +212,17 @@ class Oracle:
             )
         ]
 
+    def ring_um(self, grid: Grid) -> tuple[float, float]:
+        """Inner and outer radius of the ring, pushed out until the inner one is one and a half voxels."""
+        inner, outer = self.gates.ring_um
+        wide = 1.5 * grid.voxel_size_zyx_um[1]
+        return (inner, outer) if inner >= wide else (inner + (wide - inner), outer + (wide - inner))
+
     def scores(self, path: Path, view: View, cap: float = np.inf):
         """(n_s, n_dz) mean of tube - beside over the samples with pixels; NaN where too few have."""
         s_um, dz_um = self.lattice(view.grid)
         step_um = float(s_um[-1] - s_um[-2])
-        ring = np.rint((path.radius - self.r_min_um + sum(self.gates.ring_um) / 2) / step_um)
+        ring = np.rint((path.radius - self.r_min_um + sum(self.ring_um(view.grid)) / 2) / step_um)
         half = np.rint(0.5 * path.radius / step_um)
         steps = np.arange(len(s_um)) - len(s_um) // 2
         size = np.asarray(view.grid.voxel_size_zyx_um)
@@ -243,7 +249,7 @@ class Oracle:
         across, voxel = path.normal / size[1:], view.grid.to_voxel(path.position)
         voxel[:, 0] += dz_um / size[0]
         voxel[:, 1:] += s_um * across
-        ring_um = np.maximum(path.radius - self.r_min_um, 0.0)[:, None] + np.linspace(*self.gates.ring_um, 3)
+        ring_um = np.maximum(path.radius - self.r_min_um, 0.0)[:, None] + np.linspace(*self.ring_um(view.grid), 3)
         tube_um = path.radius[:, None] * np.array([-0.5, 0.0, 0.5])
 
         def probe(values, um):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from brightfield.core import tables
 from brightfield.core.errors import TableError
 from brightfield.core.schema import PLANES, TABLES, Column, Table
-from brightfield.core.tables import frame_of, join_tables, parse_table, read_table, write_table
+from brightfield.core.tables import frame_of, join_tables, parse_table, read_cells, read_table, row_digests, write_table
 from brightfield.testing.dataset import table_row
 
 SMALL = Table(
@@ -155,6 +155,71 @@ def test_a_cell_has_all_its_rows_however_they_lie_in_the_file(tmp_path: Path, ro
             row["n"] for row in rows if row["specimen_id"] == i
         ]
     assert read_table(SMALL, tmp_path)["n"].tolist() == [row["n"] for row in rows]
+
+
+cells_of_rows = st.dictionaries(
+    st.integers(1, 30),
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "length_um": st.none() | st.floats(allow_nan=False),
+                "layer": st.none() | st.text("ab,", max_size=3),
+                "usable": st.none() | st.booleans(),
+                "n": st.none() | st.integers(-(2**63), 2**63 - 1),
+            }
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    max_size=5,
+)
+
+
+type Cells = dict[int, list[dict[str, object]]]
+
+
+def written(cells: Cells, folder: Path, per_group: int) -> Path:
+    rows = [{"specimen_id": i, "z": z, **row} for i, of_cell in cells.items() for z, row in enumerate(of_cell)]
+    path = write_table(SMALL, frame(rows), folder)
+    pq.write_table(pq.read_table(path), path, row_group_size=per_group)
+    return folder
+
+
+@given(cells=cells_of_rows, per_group=st.integers(1, 7))
+def test_cells_come_one_after_the_other_as_each_is_read_alone(
+    tmp_path_factory: pytest.TempPathFactory, cells: Cells, per_group: int
+) -> None:
+    root = written(cells, tmp_path_factory.mktemp("cells"), per_group)
+    found = list(read_cells(SMALL, root))
+    assert [i for i, _ in found] == sorted(cells)
+    for i, of_cell in found:
+        pd.testing.assert_frame_equal(of_cell, read_table(SMALL, root, specimen_id=i))
+
+
+@given(cells=cells_of_rows, others=cells_of_rows, per_group=st.integers(1, 7))
+def test_two_cells_have_one_digest_where_their_rows_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+    cells: Cells,
+    others: Cells,
+    per_group: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("digests")
+    one, two = row_digests(SMALL, written(cells, folder / "a", per_group)), row_digests(SMALL, written(others, folder / "b", 100))
+    assert one == row_digests(SMALL, written(cells, folder / "c", 100)), "how rows lie in the file is no part of it"
+    assert one.keys() == cells.keys()
+    for i in cells.keys() & others.keys():
+        assert (one[i] == two[i]) == (repr(cells[i]) == repr(others[i]))
+
+
+@pytest.mark.parametrize(
+    "change", [{"length_um": -0.0}, {"length_um": None}, {"layer": ""}, {"layer": "6a', '"}, {"usable": True}, {"n": None}]
+)
+def test_a_digest_sees_every_value_and_only_the_columns_that_are_asked_for(tmp_path: Path, change: dict[str, object]) -> None:
+    plain: dict[str, object] = {"length_um": 0.0, "layer": None, "usable": False, "n": 0}
+    one, two = (written({7: [row, plain]}, tmp_path / name, 100) for name, row in (("a", plain), ("b", plain | change)))
+    assert row_digests(SMALL, one) != row_digests(SMALL, two)
+    others = [name for name in SMALL.column_names if name not in change]
+    assert row_digests(SMALL, one, others) == row_digests(SMALL, two, others)
 
 
 @pytest.mark.parametrize("row", [{"specimen_id": 7, "z": 0, "depth": 1}, {"specimen_id": "seven", "z": 0}])

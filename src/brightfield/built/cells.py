@@ -138,11 +138,6 @@ def file_digest(path: Path) -> str | None:
     return sha256_file(path) if path.is_file() else None
 
 
-def rows_digest(frame: pd.DataFrame) -> str:
-    """sha256 of a table's rows."""
-    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
-
-
 def facts_digest(cell: Cell) -> str:
     """sha256 of what the source says of a cell's geometry and planes."""
     return hashlib.sha256(repr((cell.specimen_id, cell.reconstruction_type, cell.stack)).encode()).hexdigest()

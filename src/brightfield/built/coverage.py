@@ -20,6 +20,7 @@ class Coverage:
 
     def __init__(self, tiles: pd.DataFrame, shape_zyx: Shape) -> None:
         ok = tiles[tiles["state"] == "ok"]
+        self.shape_zyx = shape_zyx
         self._boxes = ok[["z", "y0", "y1", "x0", "x1"]].to_numpy(np.int64)
         self._background = (ok["kind"] == "background").to_numpy()
         self._rows = np.unique(self._boxes[:, 1:3])

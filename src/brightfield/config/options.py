@@ -246,9 +246,11 @@ class AlignConfig:
     coverage_min: Annotated[_Share, _doc("Least share of samples that are darker than their ring")] = 0.5
     stretch_um: Annotated[float, Field(ge=1, le=10000), _doc("Length of a stretch, um")] = 15.0
     snap: Annotated[bool, _doc("Draw labels at the measured shift of each cell (y and x); the SWC and its nodes stay")] = False
-    ring_um: Annotated[list[_Size], Field(min_length=2, max_length=2), _doc("Inner and outer radius of the ring, um")] = field(
-        default_factory=lambda: [1.4, 1.7]
-    )
+    ring_um: Annotated[
+        list[_Size],
+        Field(min_length=2, max_length=2),
+        _doc("Inner and outer radius of the ring, um; farther out where that is within 1.5 voxels"),
+    ] = field(default_factory=lambda: [1.4, 1.7])
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +107,11 @@ class Crop:
 def cells_of(cells: pd.DataFrame, planes: pd.DataFrame) -> tuple[Cell, ...]:
     """The cells that the two tables describe, by specimen id: the inverse of `select`; only selected cells have a stack with planes."""
     planes_by_id: dict[int, list[Plane]] = {}
-    for specimen_id, row in _records(planes):
-        planes_by_id.setdefault(specimen_id, []).append(Plane(**row))
-    return tuple(_cell_of(row, tuple(planes_by_id.get(specimen_id, ()))) for specimen_id, row in _records(cells, keep_id=True))
+    for specimen_id, *facts in _rows(planes, ["specimen_id", *(field.name for field in fields(Plane))]):
+        planes_by_id.setdefault(specimen_id, []).append(Plane(*facts))
+    names = [str(name) for name in cells.columns]
+    rows = [dict(zip(names, values, strict=True)) for values in _rows(cells, names)]
+    return tuple(_cell_of(row, tuple(planes_by_id.get(row["specimen_id"], ()))) for row in rows)
 
 
 def _cell_of(row: Mapping[str, Any], planes: tuple[Plane, ...]) -> Cell:
@@ -119,8 +121,8 @@ def _cell_of(row: Mapping[str, Any], planes: tuple[Plane, ...]) -> Cell:
     return Cell(**plain, soma_xyz_um=None if None in soma else soma, stack=stack)
 
 
-def _records(frame: pd.DataFrame, *, keep_id: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows as plain Python values (null is None), by specimen id."""
-    for row in frame.sort_values("specimen_id", kind="stable").astype(object).where(frame.notna(), None).to_dict("records"):
-        specimen_id = int(row["specimen_id"])
-        yield specimen_id, {str(name): value for name, value in row.items() if keep_id or name != "specimen_id"}
+def _rows(frame: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """These columns of each row as plain Python values (null is None), by specimen id."""
+    ordered = frame.sort_values("specimen_id", kind="stable")
+    columns = (ordered[name].astype(object).where(ordered[name].notna(), None).tolist() for name in names)
+    return zip(*columns, strict=True)

@@ -239,7 +239,7 @@ SPLITS = Table(
 LABEL_STATS = Table(
     "labels",
     DATA_DIR / "labels.parquet",
-    "What was painted: voxels by class and by reason, connectivity, and what a voxel without a label means.",
+    "What was painted: the skeleton, voxels by class and by reason, connectivity, and what a voxel without a label means.",
     ("specimen_id",),
     (
         _SPECIMEN,
@@ -269,7 +269,9 @@ LABEL_STATS = Table(
         ),
         Column("tube_added", _INT, "voxels", "Voxels of the fitted tube that the traced one does not have", nullable=True),
         Column("tube_removed", _INT, "voxels", "Voxels of the traced tube that the fitted one does not have", nullable=True),
+        Column("n_nodes", _SMALL, "nodes", "Nodes of the skeleton"),
         Column("n_trees", _SMALL, "", "Trees (roots) of the skeleton"),
+        *(Column(f"path_{name}_um", _FLOAT, "um", f"Path length of class {name}") for name in LABEL_NAMES.values()),
         Column("n_components", _SMALL, "", "Connected components of the labelled voxels; n_trees at most"),
         Column("n_loops", _SMALL, "", "Loops that the labelled voxels close and the skeleton does not", nullable=True),
         Column("n_contacts", _SMALL, "", "Places where branches touch that are apart in the skeleton", nullable=True),

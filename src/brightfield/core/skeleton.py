@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from brightfield.core.codes import NEURITE_LABELS, Finding, Label
+from brightfield.core.codes import LABEL_NAMES, NEURITE_LABELS, Finding, Label
 from brightfield.core.errors import SkeletonError
 from brightfield.core.space import Triple
 
@@ -160,6 +160,13 @@ class Skeleton:
         """Path length by class; an edge is of its child's class. Classes without nodes are there, with 0."""
         codes = (*NEURITE_LABELS, Label.UNKNOWN)
         return {code: fsum(self.edge_length_um[self.label == code]) for code in codes}
+
+    @property
+    def in_tables(self) -> dict[str, int | float]:
+        """What the tables say of it: nodes, trees, and path length of each class, um."""
+        lengths = self.path_length_um()
+        paths = {f"path_{name}_um": round(lengths[label], 6) for label, name in LABEL_NAMES.items()}
+        return {"n_nodes": len(self), "n_trees": self.n_trees, **paths}
 
     @property
     def bounding_box_um(self) -> tuple[Triple, Triple]:

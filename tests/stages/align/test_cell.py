@@ -128,6 +128,21 @@ def test_a_skeleton_three_um_off_is_rejected_and_its_shift_named(shift: tuple[fl
     assert cell["share_on"] < 0.3, "only what runs along the shift can still be on its stain"
 
 
+@pytest.mark.parametrize("level", [3, 4, 5])
+def test_a_cell_on_its_stain_is_taken_at_coarse_levels_and_one_that_is_off_is_not(level: int) -> None:
+    factor = 2 ** (level - 2)
+    shape = tuple(n // f for n, f in zip(COARSE.shape_zyx, (1, factor, factor), strict=True))
+    whole = stained()[:, : shape[1] * factor, : shape[2] * factor]
+    volume = whole.reshape(shape[0], shape[1], factor, shape[2], factor).mean(axis=(2, 4)).round().astype(np.uint8)
+    size_um = COARSE.voxel_size_zyx_um[1] * factor
+    first_um = (size_um - COARSE.voxel_size_zyx_um[1]) / 2
+    grid = Grid(volume.shape, (COARSE.voxel_size_zyx_um[0], size_um, size_um), (0.0, first_um, first_um))
+    cell = align(ARBOR, volume, grid).cell
+    assert (cell["grade"] == Grade.REJECTED, cell["best_transform"]) == (False, "identity")
+    for away_um in (max(3.0, size_um), -max(3.0, size_um)):
+        assert align(shifted(ARBOR, (0.0, away_um, away_um)), volume, grid).cell["grade"] == Grade.REJECTED
+
+
 def test_a_shift_within_the_gates_changes_nothing() -> None:
     cell = align(shifted(ARBOR, (0.3, 0.2, -0.2)), stained()).cell
     assert (cell["grade"], cell["best_transform"]) == (Grade.A, "identity")

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from brightfield.built.cells import BuiltCell, built_cells
 from brightfield.config.options import Config, SplitConfig
+from brightfield.core.cell import Cell
 from brightfield.core.codes import Finding, Severity
 from brightfield.core.errors import CheckError
 from brightfield.core.files import write_json
@@ -38,6 +40,7 @@ from brightfield.stages.manifest.findings import as_text, refuse_errors
 from brightfield.stages.manifest.hub import write_hub
 from brightfield.stages.manifest.listing import check_files, check_orphans, write_listing
 from brightfield.stages.manifest.mix_checks import check_mix, check_quotas
+from brightfield.stages.manifest.voxel_checks import cell_faults
 from brightfield.testing.dataset import dataset_config, make_dataset, publish, table_row
 from brightfield.volumes.volume import open_volume
 
@@ -354,6 +357,28 @@ def test_a_planted_fault_is_the_one_finding(dataset: Path, fault: str) -> None:
     assert {f.check for f in found} - follows.get(fault, set()) == {check}, as_text(found)
     assert any(f.specimen_id == specimen_id and re.search(message, f.message) for f in found), as_text(found)
     assert all(f.remedy for f in found)
+
+
+IN_A_CELL = [
+    name for name, (_, check, _, said) in FAULTS.items() if check in ("codes", "patches") and not re.search("weights|excluded", said)
+]
+
+
+@pytest.mark.parametrize("fault", IN_A_CELL)
+def test_a_build_looks_for_the_same_faults_in_the_cell_that_it_describes(dataset: Path, fault: str) -> None:
+    plant, _, specimen_id, message = FAULTS[fault]
+    cells = [built.cell for built in built_cells(dataset, dataset_config())]
+    sides = read_table(SPLITS, dataset).set_index("specimen_id")["split"]
+
+    def faults(cell: Cell) -> list[str]:
+        patches = read_table(PATCHES, dataset, specimen_id=cell.specimen_id)
+        return list(cell_faults(BuiltCell(dataset, cell, dataset_config()), patches, sides[cell.specimen_id]))
+
+    assert [faults(cell) for cell in cells] == [[]] * len(cells)
+    plant(dataset)
+    found = {cell.specimen_id: told for cell in cells if (told := faults(cell))}
+    assert list(found) == [specimen_id]
+    assert re.search(message, found[specimen_id or 0][0])
 
 
 @pytest.mark.slow

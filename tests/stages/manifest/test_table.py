@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tracemalloc
 from dataclasses import replace
@@ -106,6 +107,16 @@ def test_numbers_are_those_of_the_parts(dataset: Path, manifest: pd.DataFrame) -
     assert row["voxels_basal"] == stats["voxels_basal"] > 0
 
 
+def test_a_cell_that_was_not_drawn_has_the_numbers_of_its_skeleton(dataset: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    root = shutil.copytree(dataset, tmp_path / "copy")
+    stats = read_table(LABEL_STATS, root)
+    write_table(LABEL_STATS, stats[stats["specimen_id"] != 101], root)
+    row = build_manifest(root, dataset_config(), source_url="test").set_index("specimen_id").loc[101]
+    counted = ["n_nodes", "n_trees", *(c for c in manifest.columns if c.startswith("path_"))]
+    assert row[counted].tolist() == manifest.loc[101, counted].tolist()
+    assert pd.isna(row["voxels_basal"])
+
+
 def test_the_same_data_gives_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     again = build_manifest(dataset, dataset_config(), source_url="test")
     assert write_table(MANIFEST, again.sample(frac=1, random_state=1), tmp_path).read_bytes() == (dataset / MANIFEST.path).read_bytes()
@@ -120,8 +131,6 @@ def test_only_options_that_decide_the_data_are_in_the_configuration_hash(dataset
 
 
 def test_a_missing_stage_is_named(dataset: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = shutil.copytree(dataset, tmp_path / "copy")
     (root / SPLITS.path).unlink()
     with pytest.raises(TableError, match="splits table is not there"):
@@ -129,8 +138,6 @@ def test_a_missing_stage_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_a_cell_without_a_split_is_named(dataset: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = shutil.copytree(dataset, tmp_path / "copy")
     write_table(SPLITS, read_table(SPLITS, root).iloc[1:], root)
     with pytest.raises(TableError, match=r"cells \[101\] have no split"):

@@ -112,6 +112,6 @@ def test_without_snap_the_shift_is_no_part_of_what_decides_the_labels(dataset: P
     for snap, shift_y_um in ((False, 0.4), (False, 0.1), (True, 0.1), (True, 0.4)):
         rows = read_table(ALIGNMENT_CELLS, dataset)
         write_table(ALIGNMENT_CELLS, rows.assign(shift_y_um=shift_y_um), dataset)
-        keys.append(_task(next(iter(built_cells(dataset, make_config(snap=snap))))).key_parts)
+        keys.append(_task(next(iter(built_cells(dataset, make_config(snap=snap)))), {}).key_parts)
     assert keys[0] == keys[1]
     assert keys[2] != keys[3]

@@ -11,7 +11,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from brightfield.core.errors import BrightfieldError
@@ -207,47 +206,62 @@ def _selected(tables: Tables, query: Query) -> list[Row]:
     for path in (query.criteria, query.include):
         if known and (unknown := {*(f.field for f in path.filters), *path.associations} - known):
             raise QueryRefusedError(f"Unknown field of {query.model}: {', '.join(sorted(unknown))}")
-    found = [row for row in rows if _matches(row, query.criteria)]
+    passes = _predicate(query.criteria)
+    found = [row for row in rows if passes(row)]
     for name, descends in reversed(query.order):
         found.sort(key=lambda row: (row.get(name) is not None, row.get(name)), reverse=descends)
     return found
 
 
-def _matches(row: Row, path: Path) -> bool:
+def _predicate(path: Path) -> Callable[[Row], bool]:
     """Whether a row passes its filters and, for each association, at least one associated row passes too (an inner join)."""
-    if not all(_passes(row.get(f.field), f) for f in path.filters):
-        return False
-    return all(any(_matches(other, inner) for other in _associated(row, name)) for name, inner in path.associations.items())
+    filters = [(condition.field, _test(condition)) for condition in path.filters]
+    joined = [(name, _predicate(inner)) for name, inner in path.associations.items()]
+
+    def passes(row: Row) -> bool:
+        for name, test in filters:
+            if not test(row.get(name)):
+                return False
+        return all(any(map(inner, _associated(row, name))) for name, inner in joined)
+
+    return passes
 
 
-def _passes(value: object, condition: Filter) -> bool:
-    if isinstance(value, list | tuple | dict):
-        raise QueryRefusedError(f"Invalid filter: {condition.field} is an association")
-    wanted = _typed(condition.values, type(value).__name__)
-    if condition.operator in ("eq", "in"):
-        return value in wanted
-    if condition.operator in ("ne", "nin"):
-        return value not in wanted
-    return value is not None and all(_COMPARISONS[condition.operator](value, bound) for bound in wanted)
+def _test(condition: Filter) -> Callable[[object], bool]:
+    """Whether a value passes a filter; the filter's words are read once for each type of value."""
+    typed: dict[type, frozenset[object]] = {}
+    compare, is_in = _COMPARISONS.get(condition.operator), condition.operator in ("eq", "in")
+
+    def test(value: object) -> bool:
+        wanted = typed.get(type(value))
+        if wanted is None:
+            wanted = typed[type(value)] = _typed(condition, type(value))
+        if compare is None:
+            return (value in wanted) is is_in
+        return value is not None and all(compare(value, bound) for bound in wanted)
+
+    return test
 
 
-@lru_cache(256)
-def _typed(words: tuple[str, ...], kind: str) -> frozenset[object]:
+def _typed(condition: Filter, kind: type) -> frozenset[object]:
     """The words of a filter as values of a column's type; `null` is None in all of them."""
+    if issubclass(kind, list | tuple | dict):
+        raise QueryRefusedError(f"Invalid filter: {condition.field} is an association")
     try:
-        return frozenset(None if word == "null" else _AS.get(kind, str)(word) for word in words)
+        return frozenset(None if word == "null" else _AS.get(kind, str)(word) for word in condition.values)
     except (KeyError, ValueError) as error:
-        raise QueryRefusedError(f"Invalid value: {', '.join(words)[:60]!r}") from error
+        raise QueryRefusedError(f"Invalid value: {', '.join(condition.values)[:60]!r}") from error
 
 
-_AS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": {"true": True, "false": False}.__getitem__}
+_AS: dict[type, Callable[[str], Any]] = {int: int, float: float, bool: {"true": True, "false": False}.__getitem__}
 
 
 def _included(row: Row, include: Path) -> dict[str, Any]:
     """The row's own attributes, and of its associations those that are included and match."""
     shown: dict[str, Any] = {name: value for name, value in row.items() if not isinstance(value, dict | list | tuple)}
     for name, inner in include.associations.items():
-        others = [_included(other, inner) for other in _associated(row, name) if _matches(other, Path(inner.filters))]
+        passes = _predicate(Path(inner.filters))
+        others = [_included(other, inner) for other in filter(passes, _associated(row, name))]
         shown[name] = others if isinstance(row.get(name), list | tuple) else next(iter(others), None)
     return shown
 

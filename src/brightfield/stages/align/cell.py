@@ -11,7 +11,7 @@ the whole cell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
@@ -21,6 +21,7 @@ from brightfield.config.options import AlignConfig
 from brightfield.core.codes import Grade, Label, Verdict
 from brightfield.core.reach import refuse_far
 from brightfield.core.skeleton import Skeleton
+from brightfield.core.space import Grid
 from brightfield.stages.align.absorbance import Pixels
 from brightfield.stages.align.contrast import Contrast
 from brightfield.stages.align.paths import Reals, Stretch, stretches_of
@@ -40,6 +41,7 @@ _GAP_UM = 3.0
 _SEEN = (Verdict.ON, Verdict.ALONGSIDE, Verdict.UNCERTAIN)
 _MEASURES = ("d_prime", "shift_um", "shift_z_um", "coverage", "p_value")
 _MARGIN_UM = 10.0
+_RING_VOXELS = 1.5
 _SHARES = ((Grade.A, 0.90), (Grade.B, 0.75), (Grade.C, 0.50))
 
 
@@ -57,6 +59,7 @@ def align_cell(specimen_id: int, skeleton: Skeleton, pixels: Pixels, gates: Alig
     Reads each part of the stack once, computes stretch by stretch.
     """
     refuse_far(skeleton, pixels.grid)
+    gates = _on_grid(gates, pixels.grid)
     measured = _Measured(skeleton, pixels.holding(), gates)
     paths = list(stretches_of(skeleton, gates.stretch_um, r_min_um))
     draws = np.random.Generator(np.random.PCG64(specimen_id)).random((len(paths), N_PLACEMENTS, 5))
@@ -64,6 +67,12 @@ def align_cell(specimen_id: int, skeleton: Skeleton, pixels: Pixels, gates: Alig
         measured.add(path, placements)
     rows = [{"specimen_id": specimen_id, **row} for row in measured.rows]
     return Alignment(rows, {"specimen_id": specimen_id, **_cell_row(measured, paths)})
+
+
+def _on_grid(gates: AlignConfig, grid: Grid) -> AlignConfig:
+    """The gates with a ring that is not within the voxels of the tube, however coarse they are."""
+    least_um = _RING_VOXELS * max(grid.voxel_size_zyx_um[1:])
+    return replace(gates, ring_um=[um + max(0.0, least_um - gates.ring_um[0]) for um in gates.ring_um])
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ one stretch

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from brightfield.built.cells import BuiltCell, built_cells, file_digest, rows_digest
+from brightfield.built.cells import BuiltCell, built_cells, file_digest
 from brightfield.config.options import Config
 from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Grade
-from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS
-from brightfield.core.tables import frame_of, read_table, write_table
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, TILES
+from brightfield.core.tables import frame_of, read_table, row_digests, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 
@@ -26,7 +26,8 @@ DECIDING = ("align", "labels.r_min_um", "source.swc_origin", "source.swc_unit", 
 def run(config: Config, root: Path) -> None:
     """Write the alignment of stretches and cells, and name the cells that are rejected."""
     cache = WorkCache(root, "align", (ALIGNMENT, ALIGNMENT_CELLS), config.compute.work_dir)
-    tasks = {built.specimen_id: _task(built) for built in built_cells(root.resolve(), config)}
+    pixels = row_digests(TILES, root)  # the ledger holds the hash of every tile's pixels
+    tasks = {built.specimen_id: _task(built, pixels.get(built.specimen_id)) for built in built_cells(root.resolve(), config)}
     done = cache.run(tasks, Engine(config.compute, "alignment").map, on_failure=config.download.on_failure)
     print(f"align: {done}")
     graded = read_table(ALIGNMENT_CELLS, root)
@@ -34,11 +35,11 @@ def run(config: Config, root: Path) -> None:
         print(f"align: cell {row['specimen_id']} is rejected: {row['reason']}")
 
 
-def _task(built: BuiltCell) -> CellTask:
+def _task(built: BuiltCell, pixels: str | None) -> CellTask:
     key = {
         "options": section_digest(built.config, DECIDING),
         "swc": file_digest(built.skeleton_path),
-        "pixels": rows_digest(built.tiles),  # the ledger holds the hash of every tile's pixels
+        "pixels": pixels,
         "stack": repr(built.cell.stack),
     }
     return CellTask(key, measure_cell, (built.root, built.cell, built.config))

@@ -90,14 +90,15 @@ class Plan:
     """The plans of all cells, what is already there, and the room there is.
 
     there: specimen ids whose images are finished. free_bytes: of the disk that will hold them; None where unknown. max_gb: the limit of
-    the pixels of all cells, uncompressed. wire: how the source sends pixels. failures: cells without a plan, and why. left_out: why
-    other cells are not taken, a line for each reason.
+    the pixels of all cells, uncompressed. bytes_there: of finished images beside `cells`, which count for that limit. wire: how the source
+    sends pixels. failures: cells without a plan, and why. left_out: why other cells are not taken, a line for each reason.
     """
 
     cells: tuple[CellSums, ...]
     there: frozenset[int] = frozenset()
     free_bytes: int | None = None
     max_gb: float = math.inf
+    bytes_there: int = 0
     wire: Wire = JPEG_TILES
     failures: Mapping[int, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
@@ -126,7 +127,7 @@ class Plan:
     @property
     def refusal(self) -> str:
         """Why it must not be carried out as it is: more than `max_gb`, or than the disk can hold. Empty where it may be."""
-        total, needed = self.totals["bytes"], self.totals["disk_bytes_todo"][1]
+        total, needed = self.totals["bytes"] + self.bytes_there, self.totals["disk_bytes_todo"][1]
         if total > self.max_gb * 1e9:
             return (
                 f"the plan is {size(total)} of pixels, more than image.max_gb={self.max_gb:g}; raise the limit, or ask for less: "

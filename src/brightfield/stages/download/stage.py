@@ -159,11 +159,17 @@ def _sums_found(config: Config, cells: Mapping[int, Cell], there: Mapping[int, P
         yield CellSums.of(plan_of_tiles(i, _stack(cells[i]), read_table(TILES, directory), config.image))
 
 
+def _bytes_of(finished: Iterable[Path]) -> int:
+    """Uncompressed bytes of finished images, from their ledgers."""
+    tiles = (read_table(TILES, directory, columns=["bytes", "state"]) for directory in finished)
+    return sum(int(of_cell.loc[of_cell["state"] == "ok", "bytes"].sum()) for of_cell in tiles)
+
+
 def _whole(config: Config, root: Path, sums: Iterable[CellSums], there: Iterable[int]) -> Plan:
     home = work_root(root, config.compute.work_dir)
     existing = next(path for path in (home, *home.parents) if path.exists())
     wire = JPEG_TILES if config.source.kind in (SourceKind.demo, SourceKind.allen) else STACK_FILES
-    return Plan(tuple(sums), frozenset(there), shutil.disk_usage(existing).free, config.image.max_gb, wire)
+    return Plan(tuple(sums), frozenset(there), shutil.disk_usage(existing).free, config.image.max_gb, wire=wire)
 
 
 # ----------------------------------------------------------------------------------------------------------------- pixels
@@ -180,8 +186,7 @@ def _fetch_images(
     partials = {i: work_root(root, config.compute.work_dir) / PARTIAL / f"{i}-{cache.place(i, tasks[i]).name[:16]}" for i in planned}
     expected = _whole(config, root, [waiting.sums for waiting in planned.values()], ())
     if planned:
-        found = _sums_found(config, cells, look.there)
-        _whole(config, root, [*expected.cells, *found], look.there).check_capacity()
+        replace(expected, bytes_there=_bytes_of(look.there.values())).check_capacity()
     with clocked(partials.values(), expected, config), progress(expected.totals["bytes"], "images", "B") as advance:
         told = advance if config.compute.scheduler == Scheduler.local else None
         for i, waiting in planned.items():

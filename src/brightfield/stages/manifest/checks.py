@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brightfield.built.dataset import Dataset, records
@@ -81,13 +82,21 @@ def check_schema(dataset: Dataset) -> Iterator[Finding]:
 
 def _is_ordered(table: Table, path: Path) -> bool:
     """Whether keys increase strictly; every column is read, batch by batch, so that damage shows."""
-    last: tuple[Any, ...] = ()
+    last: list[pa.RecordBatch] = []
     for batch in pq.ParquetFile(path).iter_batches():
-        keys = list(zip(*(batch.column(name).to_pylist() for name in table.key), strict=True))
-        if any(b <= a for a, b in zip([last, *keys], keys, strict=False)):
+        keys = batch.select(list(table.key))
+        if not _increase(pa.Table.from_batches([*last, keys])):
             return False
-        last = keys[-1] if keys else last
+        last = [keys[-1:]] if len(keys) else last
     return True
+
+
+def _increase(keys: pa.Table) -> bool:
+    ordered: Any = pa.scalar(False)
+    for column in reversed(keys.combine_chunks().columns):
+        before, after = column[:-1], column[1:]
+        ordered = pc.or_(pc.less(before, after), pc.and_(pc.equal(before, after), ordered))
+    return pc.all(ordered, min_count=0).as_py() is True
 
 
 def check_join(dataset: Dataset) -> Iterator[Finding]:
@@ -100,7 +109,7 @@ def check_join(dataset: Dataset) -> Iterator[Finding]:
         for specimen_id in [*extra, *missing]:
             yield error_of("join", f"the cell is in only one of manifest and {table.name}", specimen_id)
         common = part.index.intersection(manifest.index)
-        shared = [c for c in part.columns if c in manifest.columns and not (c == "reason" and table is CELLS) and c != "n_trees"]
+        shared = [c for c in part.columns if c in manifest.columns and not (c == "reason" and table is CELLS)]
         left, right = part.loc[common, shared].astype(object), manifest.loc[common, shared].astype(object)
         unequal = (left != right) & ~(left.isna() & right.isna())
         for specimen_id in common[unequal.fillna(value=True).any(axis=1)]:
@@ -260,6 +269,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 WHILE_BUILDING: tuple[Check, ...] = tuple(
-    check for check in CHECKS if check not in (check_files, check_hashes, check_hub, check_description)
+    check for check in CHECKS if check not in (check_files, check_hashes, check_hub, check_codes, check_patches, check_description)
 )
-"""The checks of a build: without those that compare files with what they were written from a moment ago."""
+"""The checks of a build: without those that compare files with what they were written from a moment ago, and those that look at one cell
+after the other, which `describe_cell` has done."""

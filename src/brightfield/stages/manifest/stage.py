@@ -12,6 +12,7 @@ from brightfield.config.options import Config
 from brightfield.config.params import published_name, section_digest
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Split
+from brightfield.core.errors import CheckError
 from brightfield.core.files import write_json
 from brightfield.core.keys import BEFORE_SPLIT, read_failures, read_keys
 from brightfield.core.layout import CHECKS_FILE, EXPORTS_DIR
@@ -21,12 +22,13 @@ from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.manifest.card import write_card, write_croissant
 from brightfield.stages.manifest.checks import WHILE_BUILDING, run_checks
-from brightfield.stages.manifest.findings import as_text, refuse_errors
+from brightfield.stages.manifest.findings import REBUILD, as_text, refuse_errors
 from brightfield.stages.manifest.hub import write_hub
 from brightfield.stages.manifest.listing import write_listing
 from brightfield.stages.manifest.nodes import export_swc, nodes_of
 from brightfield.stages.manifest.patches import sample, weigh
 from brightfield.stages.manifest.table import build_manifest
+from brightfield.stages.manifest.voxel_checks import cell_faults
 
 DECIDING = (
     "patches",
@@ -74,11 +76,14 @@ def _tasks(config: Config, root: Path) -> dict[int, CellTask]:
 
 
 def describe_cell(out: Path, root: Path, cell: Cell, config: Config, split: str, fold: int | None) -> None:
-    """Nodes, SWC exports and, unless it is excluded, patches of one cell below `out`."""
-    built = BuiltCell(root, cell, config)
+    """Nodes, SWC exports and, unless it is excluded, patches of one cell below `out`. Raises CheckError for voxels that are not right."""
+    built, patches = BuiltCell(root, cell, config), None
     write_table(NODES, nodes_of(built), out)
     export_swc(built.specimen_id, built.skeleton, built.grid, out)
     if split != Split.EXCLUDED:
         from brightfield.stages.manifest.voxels import voxels_of  # loads the compiler: most runs find all cells finished
 
-        write_table(PATCHES, sample(voxels_of(built), config.patches, split=split, fold=fold), out)
+        patches = sample(voxels_of(built), config.patches, split=split, fold=fold)
+        write_table(PATCHES, patches, out)
+    if fault := next(cell_faults(built, patches, split), None):
+        raise CheckError(f"{fault}; {REBUILD}")

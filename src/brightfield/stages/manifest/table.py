@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from brightfield.built.cells import swc_convention
 from brightfield.config.options import Config, SourceConfig, SourceKind
 from brightfield.config.params import section_digest
-from brightfield.core.codes import LABEL_NAMES, Split
+from brightfield.core.codes import Split
 from brightfield.core.errors import TableError
 from brightfield.core.files import sha256_file
 from brightfield.core.keys import read_failures
 from brightfield.core.layout import image_store, label_store, marker_file, skeleton_file
 from brightfield.core.schema import ALIGNMENT_CELLS, CELLS, CITATION, LABEL_STATS, LICENSE_NAME, LICENSE_URL, MANIFEST, SPLITS, TILES
 from brightfield.core.swc import read_swc
-from brightfield.core.swc_convention import SwcConvention
 from brightfield.core.tables import frame_of, read_table
 from brightfield.core.version import __version__
 from brightfield.run.progress import watched
+from brightfield.run.store import walk
 from brightfield.volumes.volume import open_volume
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 HASH_THREADS = 4
 """Enough to keep a disk busy; memory is this many buffers."""
+
+HASH_ALONE_BYTES = 1 << 24
+"""A store of less is hashed before threads have been told to."""
 
 DECIDING_GROUPS = ("source", "image", "download", "labels", "align", "split", "patches")
 """Groups of the configuration that decide what the data is; `compute` and `meta` do not."""
@@ -83,11 +86,13 @@ class StoreHasher:
 
         The same number comes from ``cd STORE && find . -type f -printf '%P\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``.
         """
-        files = sorted((path.relative_to(store).as_posix(), path) for path in store.rglob("*") if path.is_file())
-        total, listing = 0, hashlib.sha256()
-        for (name, _), (digest, size) in zip(files, self._pool.map(hash_and_size, (path for _, path in files)), strict=True):
+        paths = {name: Path(entry.path) for name, entry in walk(str(store))}
+        names = sorted(paths)
+        total = sum(path.stat().st_size for path in paths.values())
+        hashed = (map if total < HASH_ALONE_BYTES else self._pool.map)(sha256_file, (paths[name] for name in names))
+        listing = hashlib.sha256()
+        for name, digest in zip(names, hashed, strict=True):
             listing.update(f"{digest}  {name}\n".encode())
-            total += size
         return listing.hexdigest(), total
 
 
@@ -106,8 +111,9 @@ def build_manifest(root: Path, config: Config, *, source_url: str) -> pd.DataFra
         raise TableError(f"cells {lost} have no split; run the split stage again", path=root / SPLITS.path)
     for specimen_id, reason in read_failures(root, ("manifest",)).items():
         frame.loc[frame["specimen_id"] == specimen_id, ["split", "fold", "reason"]] = [Split.EXCLUDED.value, None, reason]
-    for part in (_alignment(root), _label_stats(root), _tile_sums(root), _files(root, frame, config.source)):
+    for part in (_alignment(root), _label_stats(root), _tile_sums(root), _files(root, frame["specimen_id"])):
         frame = frame.merge(part, on="specimen_id", how="left")
+    frame = _with_undrawn(root, frame, config.source)
     known = terms(config)
     common = {
         "license": known.license,
@@ -128,7 +134,7 @@ def _alignment(root: Path) -> pd.DataFrame:
 
 def _label_stats(root: Path) -> pd.DataFrame:
     stats = read_table(LABEL_STATS, root)
-    return stats[["specimen_id", *(c for c in stats.columns if c in MANIFEST.column_names and c not in ("specimen_id", "n_trees"))]]
+    return stats[[c for c in stats.columns if c in MANIFEST.column_names]]
 
 
 def _tile_sums(root: Path) -> pd.DataFrame:
@@ -150,33 +156,35 @@ def _tile_sums(root: Path) -> pd.DataFrame:
     return summed.rename_axis("specimen_id").reset_index()
 
 
-def _files(root: Path, cells: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
-    rows = []
+def _with_undrawn(root: Path, frame: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
+    """The same frame with the skeletons that are here and were not drawn: cells that the dataset goes without."""
+    frame = frame.set_index("specimen_id")
+    for i in frame.index[frame["n_nodes"].isna() & frame["skeleton_path"].notna()].tolist():
+        pixel_um, plane_um = frame.loc[i, ["pixel_um", "plane_um"]]
+        facts = read_swc(root / skeleton_file(i), swc_convention(source, (plane_um, pixel_um, pixel_um))).in_tables
+        frame.loc[i, list(facts)] = list(facts.values())
+    return frame.reset_index()
+
+
+def _files(root: Path, cells: pd.Series) -> pd.DataFrame:
     with StoreHasher() as hash_store:
-        known = cells[["specimen_id", "pixel_um", "plane_um"]].itertuples(index=False, name=None)
-        for i, pixel_um, plane_um in watched(known, "hashes", total=len(cells)):
-            convention = swc_convention(source, (plane_um, pixel_um, pixel_um))
-            rows.append({"specimen_id": i, **_skeleton(root, i, convention), **_volumes(root, i, hash_store)})
-    frame = frame_of(MANIFEST, rows)
+        found = watched(cells.tolist(), "hashes", total=len(cells))
+        frame = frame_of(MANIFEST, [{"specimen_id": i, **_skeleton(root, i), **_volumes(root, i, hash_store)} for i in found])
     return frame[[c for c in frame.columns if c == "specimen_id" or c.startswith(_FILE_COLUMNS)]]
 
 
 _FILE_COLUMNS = (
     *(f"{kind}_{what}" for kind in ("skeleton", "marker", "image", "label") for what in ("path", "sha256", "bytes")),
-    *("shape_", "voxel_", "n_nodes", "n_trees", "path_"),
+    *("shape_", "voxel_"),
 )
 """How the columns begin that `_files` fills."""
 
 
-def _skeleton(root: Path, specimen_id: int, convention: SwcConvention) -> dict[str, Any]:
+def _skeleton(root: Path, specimen_id: int) -> dict[str, Any]:
     swc, markers = skeleton_file(specimen_id), marker_file(specimen_id)
     row: dict[str, Any] = {}
     if (root / swc).is_file():
-        skeleton = read_swc(root / swc, convention)
-        lengths = skeleton.path_length_um()
         row |= {"skeleton_path": swc.as_posix(), "skeleton_sha256": sha256_file(root / swc)}
-        row |= {"n_nodes": len(skeleton), "n_trees": skeleton.n_trees}
-        row |= {f"path_{name}_um": round(lengths[label], 6) for label, name in LABEL_NAMES.items()}
     if (root / markers).is_file():
         row |= {"marker_path": markers.as_posix(), "marker_sha256": sha256_file(root / markers)}
     return row

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brightfield.built.cells import built_cells
+from brightfield.built.cells import BuiltCell, built_cells
 from brightfield.built.coverage import Coverage
-from brightfield.built.dataset import Dataset, records
+from brightfield.built.dataset import Dataset
+from brightfield.config.options import Config
 from brightfield.core.codes import LABEL_NAMES, Finding, Label, Reason
 from brightfield.core.errors import StackError
 from brightfield.core.layout import REASON_GROUP
 from brightfield.core.schema import NODES, PATCHES, TILES
-from brightfield.core.space import Grid, Shape, Window, download_grid, stack_grid
-from brightfield.core.tables import read_table
+from brightfield.core.space import Grid, Window, download_grid, stack_grid
+from brightfield.core.tables import frame_of, read_cells, read_table
 from brightfield.stages.manifest.findings import error_of, warning_of
 from brightfield.stages.manifest.places import centre_of
 from brightfield.volumes.volume import Volume, open_volume
@@ -173,56 +178,103 @@ def check_nodes(dataset: Dataset) -> Iterator[Finding]:
 
 def check_patches(dataset: Dataset) -> Iterator[Finding]:
     """Patches lie in their volume and in what was downloaded, are centred on known voxels, count right, and follow their cell's side."""
-    patches = read_table(PATCHES, dataset.root)
     cells = {int(row["specimen_id"]): row for row in dataset.taken_rows}
-    for key, group in patches.groupby("specimen_id", sort=True):
-        specimen_id = int(str(key))
+    for specimen_id, patches, tiles in _patches_and_tiles(dataset.root):
         if specimen_id not in cells:
             yield error_of("patches", "there are patches of a cell that is excluded or unknown", specimen_id)
             continue
-        for message in _patch_faults(dataset, specimen_id, cells[specimen_id], group):
+        cell = cells[specimen_id]
+        fetched = Coverage(tiles, (cell["shape_z"], cell["shape_y"], cell["shape_x"]))
+        labels = open_volume(dataset.root / str(cell["label_path"]))
+        for message in _patch_faults(patches, fetched, labels, dataset.config, cell["split"]):
             yield error_of("patches", message, specimen_id)
 
 
-def _patch_faults(dataset: Dataset, specimen_id: int, cell: dict[str, Any], patches: pd.DataFrame) -> Iterator[str]:
-    if set(patches["split"]) != {cell["split"]}:
-        yield f"patches are on side {sorted(set(patches['split']))}, the cell on {cell['split']}"
-    boxes = patches[["z0", "z1", "y0", "y1", "x0", "x1"]].to_numpy(np.int64).reshape(-1, 3, 2)
-    shape = (cell["shape_z"], cell["shape_y"], cell["shape_x"])
-    outside = np.flatnonzero(((boxes[:, :, 0] < 0) | (boxes[:, :, 1] > shape) | (boxes[:, :, 0] >= boxes[:, :, 1])).any(axis=1))
-    if len(outside):
-        yield f"patches {patches['patch'].iloc[outside].tolist()} are not within the volume"
+def cell_faults(built: BuiltCell, patches: pd.DataFrame | None, split: str) -> Iterator[str]:
+    """What `check_codes` and `check_patches` would say of one cell, whose patches are of the side `split`."""
+    kind = built.config.labels.kind
+    yield from _code_faults(built.labels, kind)
+    if patches is not None and len(patches):
+        fetched = Coverage(built.tiles, built.grid.shape_zyx)
+        yield from _patch_faults(Patches.of(patches), fetched, built.labels, built.config, split)
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """What is checked of n patches: number (n,), side (n,), voxel box (n, 3, 2), share that was downloaded (n,), voxels by code (n, k)."""
+
+    number: NDArray[np.int64]
+    split: NDArray[np.object_]
+    box: NDArray[np.int64]
+    fetched: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Patches:
+        """Of rows of the `patches` table."""
+        return cls(
+            frame["patch"].to_numpy(np.int64),
+            frame["split"].to_numpy(object),
+            frame[_CORNERS].to_numpy(np.int64).reshape(-1, 3, 2),
+            frame["fetched_fraction"].to_numpy(np.float64),
+            frame[list(_COUNTED.values())].to_numpy(np.int64),
+        )
+
+    def rows(self, start: int, end: int) -> Patches:
+        """Some of them."""
+        return Patches(*(getattr(self, field.name)[start:end] for field in fields(self)))
+
+
+_CORNERS = ["z0", "z1", "y0", "y1", "x0", "x1"]
+_COUNTED = {
+    Label.BACKGROUND: "voxels_background",
+    **{k: f"voxels_{name}" for k, name in LABEL_NAMES.items()},
+    Label.UNKNOWN: "voxels_unknown",
+}
+
+
+def _patches_and_tiles(root: Path) -> Iterator[tuple[int, Patches, pd.DataFrame]]:
+    """Cell after cell that has patches: its id, its patches and its tiles. Both tables are in the order of cells."""
+    columns = ["specimen_id", "patch", "split", *_CORNERS, "fetched_fraction", *_COUNTED.values()]
+    frame = read_table(PATCHES, root, columns=columns)
+    patches, ids = Patches.of(frame), frame["specimen_id"].to_numpy(np.int64)
+    tiles, none = read_cells(TILES, root), (sys.maxsize, frame_of(TILES, []))
+    cell, its_tiles = -1, none[1]
+    starts = np.flatnonzero(np.diff(ids, prepend=-1)).tolist()
+    for start, end in pairwise([*starts, len(ids)]):
+        specimen_id = int(ids[start])
+        while cell < specimen_id:
+            cell, its_tiles = next(tiles, none)
+        yield specimen_id, patches.rows(start, end), its_tiles if cell == specimen_id else none[1]
+
+
+def _patch_faults(patches: Patches, fetched: Coverage, labels: Volume, config: Config, split: str) -> Iterator[str]:
+    if sides := set(patches.split) - {split}:
+        yield f"patches are on side {sorted(sides)}, the cell on {split}"
+    low, high = patches.box[:, :, 0], patches.box[:, :, 1]
+    outside = ((low < 0) | (high > fetched.shape_zyx) | (low >= high)).any(axis=1)
+    if outside.any():
+        yield f"patches {patches.number[outside].tolist()} are not within the volume"
         return
-    yield from _downloaded_faults(dataset, specimen_id, patches, boxes, shape)
-    if cell["label_kind"] in ("semantic", "centerline"):
-        yield from _count_faults(dataset, str(cell["label_path"]), patches, boxes)
-
-
-def _downloaded_faults(dataset: Dataset, specimen_id: int, patches: pd.DataFrame, boxes: NDArray[np.int64], shape: Shape) -> Iterator[str]:
-    fetched = Coverage(read_table(TILES, dataset.root, specimen_id=specimen_id), shape)
-    least = dataset.config.patches.min_fetched
-    shares = np.array([fetched.share(_window(box)) for box in boxes])
+    shares = np.array([fetched.share(_window(box)) for box in patches.box])
     for problem, wrong in (
-        ("reach outside of what was downloaded", shares < least - 1e-9),
-        ("have another downloaded share than they say", np.abs(shares - patches["fetched_fraction"].to_numpy(float)) > 1e-9),
+        ("reach outside of what was downloaded", shares < config.patches.min_fetched - 1e-9),
+        ("have another downloaded share than they say", np.abs(shares - patches.fetched) > 1e-9),
     ):
         if wrong.any():
-            yield f"patches {patches['patch'][wrong].tolist()} {problem}"
-            return
+            yield f"patches {patches.number[wrong].tolist()} {problem}"
+            break
+    if config.labels.kind in ("semantic", "centerline"):
+        yield from _count_faults(patches, labels)
 
 
-def _count_faults(dataset: Dataset, label_path: str, patches: pd.DataFrame, boxes: NDArray[np.int64]) -> Iterator[str]:
-    labels = open_volume(dataset.root / label_path)
-    names = {Label.BACKGROUND: "background", **LABEL_NAMES, Label.UNKNOWN: "unknown"}
-    chosen = np.unique(np.linspace(0, len(patches) - 1, PATCHES_PER_CELL).round().astype(int)).tolist()
-    rows = dict(zip(chosen, records(patches.iloc[chosen]), strict=True))
-    for at in chosen:
-        row, codes = rows[at], labels.read(_window(boxes[at]))
+def _count_faults(patches: Patches, labels: Volume) -> Iterator[str]:
+    for at in np.unique(np.linspace(0, len(patches.number) - 1, PATCHES_PER_CELL).round().astype(int)).tolist():
+        codes = labels.read(_window(patches.box[at]))
         if codes[centre_of(codes.shape)] == Label.UNKNOWN:
-            yield f"patch {row['patch']} is centred on unknown"
-        counts = np.bincount(codes.reshape(-1), minlength=256)
-        if any(counts[label] != row[f"voxels_{name}"] for label, name in names.items()):
-            yield f"patch {row['patch']} does not hold the voxels that its row counts"
+            yield f"patch {patches.number[at]} is centred on unknown"
+        if (np.bincount(codes.reshape(-1), minlength=256)[list(_COUNTED)] != patches.counts[at]).any():
+            yield f"patch {patches.number[at]} does not hold the voxels that its row counts"
 
 
 def _window(box: NDArray[np.int64]) -> Window:

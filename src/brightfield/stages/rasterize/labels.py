@@ -97,7 +97,8 @@ def write_labels(
             tally.include(of_slab)
     share = _unknown_share(levels[_near_level(grids)], rules)
     change = None if levels[0].tube is None else levels[0].tube.change
-    return LabelStats(rules.kind, tally, share, topology, validity, (*findings, *type_findings), tube=change)
+    noticed = (*findings, *type_findings)
+    return LabelStats(rules.kind, skeleton.in_tables, tally, share, topology, validity, noticed, tube=change)
 
 
 def ignored_share(

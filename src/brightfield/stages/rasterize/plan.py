@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +50,10 @@ class TubeChange:
 
 @dataclass(frozen=True, slots=True)
 class LabelStats:
-    """What was painted on the finest level; `to_row` names it as the table `schema.LABEL_STATS`."""
+    """What was painted on the finest level; `to_row` names it as the table `schema.LABEL_STATS`. skeleton: its `in_tables`."""
 
     kind: LabelKind
+    skeleton: Mapping[str, int | float]
     tally: Tally
     ignored_share_5um: float | None
     topology: Topology
@@ -75,7 +77,7 @@ class LabelStats:
             "soma_iou": self.soma_iou,
             **dict.fromkeys(("tube_overlap", "tube_added", "tube_removed")),
             **({} if self.tube is None else self.tube.to_row()),
-            "n_trees": len(self.topology.n_components_by_tree),
+            **self.skeleton,
             "n_components": self.topology.n_components,
             "n_loops": self.topology.n_loops,
             "n_contacts": self.topology.n_contacts,

@@ -5,20 +5,21 @@ What draws a cell is imported where that is done: most runs find all cells finis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brightfield.built.cells import BuiltCell, built_cells, facts_digest, file_digest, rows_digest
+from brightfield.built.cells import BuiltCell, built_cells, facts_digest, file_digest
 from brightfield.config.options import Config, SomaOutline, TubeShape
 from brightfield.config.params import section_digest
 from brightfield.core.cell import Cell
 from brightfield.core.codes import Verdict
 from brightfield.core.layout import IMAGES_DIR, LABELS_DIR, image_store, label_store
-from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS
-from brightfield.core.tables import frame_of, read_table, write_table
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, TILES
+from brightfield.core.tables import frame_of, read_table, row_digests, write_table
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, WorkCache
 from brightfield.stages.rasterize.snap import Snap
@@ -49,22 +50,22 @@ WITH_EVIDENCE = (*DECIDING, "align.stretch_um")
 def run(config: Config, root: Path) -> None:
     """Write the label stores, their statistics and what was noticed."""
     cache = WorkCache(root, "rasterize", (LABELS_DIR, LABEL_STATS, FINDINGS), config.compute.work_dir)
-    tasks = {built.specimen_id: _task(built) for built in built_cells(root.resolve(), config)}
+    digests = {"tiles": row_digests(TILES, root, ["z", "y0", "y1", "x0", "x1", "state"])}
+    if config.labels.evidence:
+        digests |= {"pixels": row_digests(TILES, root), "alignment": row_digests(ALIGNMENT, root)}
+    tasks = {built.specimen_id: _task(built, digests) for built in built_cells(root.resolve(), config)}
     done = cache.run(tasks, Engine(config.compute, "labels").map, on_failure=config.download.on_failure)
     print(f"rasterize: {done}")
 
 
-def _task(built: BuiltCell) -> CellTask:
-    evident = built.config.labels.evidence
+def _task(built: BuiltCell, digests: Mapping[str, Mapping[int, str]]) -> CellTask:
     key: dict[str, object] = {
-        "options": section_digest(built.config, WITH_EVIDENCE if evident else DECIDING),
+        "options": section_digest(built.config, WITH_EVIDENCE if built.config.labels.evidence else DECIDING),
         "cell": facts_digest(built.cell),
         "swc": file_digest(built.skeleton_path),
         "markers": file_digest(built.marker_path),
-        "tiles": rows_digest(built.tiles[["z", "y0", "y1", "x0", "x1", "state"]]),
+        **{what: of_cells.get(built.specimen_id) for what, of_cells in digests.items()},
     }
-    if evident:
-        key |= {"pixels": rows_digest(built.tiles), "alignment": rows_digest(_alignment(built))}
     if (snap := _snap(built)) is not None:
         key |= snap.attributes
     return CellTask(key, draw_cell, (built.root, built.cell, built.config))

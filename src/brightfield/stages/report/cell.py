@@ -24,7 +24,7 @@ from brightfield.stages.report.pictures import (
     slices,
     thumbnail,
 )
-from brightfield.stages.report.rendering import assets_digest, render
+from brightfield.stages.report.rendering import render
 from brightfield.volumes.volume import open_volume
 
 if TYPE_CHECKING:
@@ -53,11 +53,6 @@ class Seen:
     picture: Picture
     arbor: Overlay
     cuts: Sequence[tuple[Picture, Picture]]
-
-
-def key_of(cell: CellMaterial) -> Row:
-    """What decides the page beside the code: the cell's material and the templates."""
-    return {**cell.key, "templates": assets_digest(*TEMPLATES)}
 
 
 def draw_cell(out: Path, root: Path, cell: CellMaterial) -> None:

@@ -14,15 +14,15 @@ from brightfield.built.dataset import records
 from brightfield.core.codes import LABEL_NAMES, Split
 from brightfield.core.files import link, write_bytes, write_text
 from brightfield.core.layout import REPORT_DIR, REPORT_FIGURES_DIR, REPORT_FILE, REPORT_STAGE, REPORT_STYLE_FILE, cell_page
-from brightfield.core.schema import PATCHES
-from brightfield.core.tables import read_table
+from brightfield.core.schema import NODES, PATCHES
+from brightfield.core.tables import read_table, row_digests
 from brightfield.core.urls import web_link
 from brightfield.run.workcache import made_once
 from brightfield.sampling.mix import delivered
 from brightfield.splitting.proof import MAX_DEVIATION_POINTS, MIN_STRATUM_CELLS
 from brightfield.stages.report import figures
 from brightfield.stages.report.cell import THUMBNAIL, Bar, lengths_by_verdict, verdicts
-from brightfield.stages.report.material import Material, Row, digest
+from brightfield.stages.report.material import Material, Row
 from brightfield.stages.report.numbers import SIDES, metrics, plots
 from brightfield.stages.report.pictures import colour
 from brightfield.stages.report.rendering import asset, render
@@ -35,6 +35,7 @@ _COMPOSITION = {
     "species": "species",
     "split": "split",
 }
+_OF_NODES = ["label", "radius_um"]
 FIGURES = {
     "composition": "Path length of each class, stacked by side",
     "radius": "Nodes by traced radius and class",
@@ -85,28 +86,29 @@ def _put_figures(material: Material) -> None:
     """The plots of the whole dataset, drawn where what they show has changed since."""
     tables, rules, gate = plots(material), material.config.split, material.config.align.d_prime_min
     unknown = {row["reason"]: row["voxels"] for row in records(tables["unknown"])}
-    shown = (tables["classes"], material.nodes, material.grades, unknown, _shares(material), (rules.test, rules.val), gate)
-    parts = [digest(part) if isinstance(part, pd.DataFrame) else repr(part) for part in shown]
-    drawn = made_once(material.root, REPORT_STAGE, "figures", parts, draw_figures, shown, material.config.compute.work_dir)
+    shown = (tables["classes"], material.grades, unknown, _shares(material), (rules.test, rules.val), gate)
+    parts = [repr(part.to_dict("list") if isinstance(part, pd.DataFrame) else part) for part in shown]
+    key, args = [*parts, row_digests(NODES, material.root, _OF_NODES)], (material.root, *shown)
+    drawn = made_once(material.root, REPORT_STAGE, "figures", key, draw_figures, args, material.config.compute.work_dir)
     for name in FIGURES:
         link(drawn / f"{name}.svg", material.root / REPORT_FIGURES_DIR / f"{name}.svg")
 
 
 def draw_figures(
     out: Path,
+    root: Path,
     classes: pd.DataFrame,
-    nodes: pd.DataFrame,
     grades: pd.DataFrame,
     unknown: Mapping[str, int],
     shares: Mapping[str, Sequence[float]],
     asked: tuple[float, float],
     gate: float,
 ) -> None:
-    """The plots of the whole dataset as SVG in the directory `out`. asked: shares of test and val. gate: the least d'."""
+    """The plots of the dataset below `root` as SVG in the directory `out`. asked: shares of test and val. gate: the least d'."""
     test, val = asked
     drawn = {
         "composition": figures.classes(classes),
-        "radius": figures.radii(nodes),
+        "radius": figures.radii(read_table(NODES, root, columns=_OF_NODES)),
         "split": figures.split_balance(shares, (1 - test - val, val, test)),
         "alignment": figures.alignment(grades, gate),
         "unknown": figures.unknown(unknown),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from brightfield.built.dataset import Dataset, records
 from brightfield.core.codes import LABEL_NAMES, Finding
 from brightfield.core.layout import image_store, label_store
-from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, TILES
-from brightfield.core.tables import read_table
+from brightfield.core.schema import ALIGNMENT, ALIGNMENT_CELLS, FINDINGS, LABEL_STATS, NODES, TILES, Table
+from brightfield.core.tables import read_table, row_digests
 from brightfield.splitting.proof import Proof, prove
 
 if TYPE_CHECKING:
@@ -35,8 +34,13 @@ SHOWN = (
 )
 """The columns of the manifest that the page of a cell is made from; the others change no page."""
 
-_NODES = ["specimen_id", "node_id", "parent_id", "label", "radius_um", "z_vox", "y_vox", "x_vox"]
-_TILES = ["specimen_id", "z", "y0", "y1", "x0", "x1", "state"]
+_SHOWN_ROWS: dict[str, tuple[Table, list[str] | None]] = {
+    "nodes": (NODES, ["specimen_id", "node_id", "parent_id", "label", "radius_um", "z_vox", "y_vox", "x_vox"]),
+    "tiles": (TILES, ["specimen_id", "z", "y0", "y1", "x0", "x1", "state"]),
+    "stretches": (ALIGNMENT, None),
+    "labels": (LABEL_STATS, None),
+}
+"""The tables, and their columns, whose rows of a cell its page is made from."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,6 @@ class CellMaterial:
     def specimen_id(self) -> int:
         """The cell's id."""
         return int(self.row["specimen_id"])
-
-    @property
-    def key(self) -> Row:
-        """All of it as JSON, frames as digests of their rows: the same key, the same page."""
-        frames = {name: digest(getattr(self, name)) for name in ("nodes", "tiles", "stretches", "labels")}
-        told = {"row": self.row, "grade": self.grade, "noticed": list(self.noticed), "checks": list(self.checks)}
-        return {**frames, **told, "has_volumes": self.has_volumes}
-
-
-def digest(frame: pd.DataFrame) -> str:
-    """sha256 of a frame's values, in their order."""
-    from pandas.util import hash_pandas_object
-
-    hashes = hash_pandas_object(frame, index=False).to_numpy()
-    return hashlib.sha256(" ".join(map(str, frame.columns)).encode() + hashes.astype("<u8").tobytes()).hexdigest()
 
 
 class Material(Dataset):
@@ -103,30 +92,42 @@ class Material(Dataset):
         return read_table(FINDINGS, self.root)
 
     @cached_property
-    def nodes(self) -> pd.DataFrame:
-        """Where the nodes are, of which class and radius."""
-        return read_table(NODES, self.root, columns=_NODES)
-
-    @cached_property
     def proof(self) -> Proof:
         """Of the split."""
         return prove(self.manifest, self.config.split)
 
-    def cells_with_pages(self) -> Iterator[CellMaterial]:
-        """The cells that have a page: all that have an image, the excluded ones too."""
-        tables = {"nodes": self.nodes, "tiles": read_table(TILES, self.root, columns=_TILES), "stretches": self.alignment}
-        frames = {name: _by_cell(frame) for name, frame in (tables | {"labels": self.labels}).items()}
+    @cached_property
+    def told(self) -> dict[int, Row]:
+        """What is said of each cell that has a page, beside rows of tables: all that have an image, the excluded ones too."""
         grades, noticed = _records_by_cell(self.grades), _records_by_cell(self.noticed)
-        for row in records(self.manifest.loc[self.manifest["image_path"].notna(), list(SHOWN)]):
-            i = int(row["specimen_id"])
-            yield CellMaterial(
-                row=row,
-                grade=next(iter(grades.get(i, [])), {}),
-                **{name: of.frame(i) for name, of in frames.items()},
-                noticed=noticed.get(i, []),
-                checks=[asdict(finding) for finding in self.checks if finding.specimen_id == i],
-                has_volumes=all((self.root / store(i) / "zarr.json").is_file() for store in (image_store, label_store)),
-            )
+        checks: dict[int | None, list[Row]] = {}
+        for finding in self.checks:
+            checks.setdefault(finding.specimen_id, []).append(asdict(finding))
+        rows = {int(row["specimen_id"]): row for row in records(self.manifest.loc[self.manifest["image_path"].notna(), list(SHOWN)])}
+        return {
+            i: {
+                "row": row,
+                "grade": next(iter(grades.get(i, [])), {}),
+                "noticed": noticed.get(i, []),
+                "checks": checks.get(i, []),
+                "has_volumes": all((self.root / store(i) / "zarr.json").is_file() for store in (image_store, label_store)),
+            }
+            for i, row in rows.items()
+        }
+
+    def keys(self) -> dict[int, Row]:
+        """What the page of each cell is made of, as JSON, rows of tables as their digests: the same key, the same page."""
+        digests = {name: row_digests(table, self.root, columns) for name, (table, columns) in _SHOWN_ROWS.items()}
+        return {i: told | {name: of_cells.get(i) for name, of_cells in digests.items()} for i, told in self.told.items()}
+
+    def cell(self, specimen_id: int) -> CellMaterial:
+        """What the page of a cell is made of."""
+        rows: dict[str, Any] = {name: of_cells.frame(specimen_id) for name, of_cells in self._rows.items()}
+        return CellMaterial(**self.told[specimen_id], **rows)
+
+    @cached_property
+    def _rows(self) -> dict[str, _ByCell]:
+        return {name: _by_cell(read_table(table, self.root, columns=columns)) for name, (table, columns) in _SHOWN_ROWS.items()}
 
 
 @dataclass(frozen=True)

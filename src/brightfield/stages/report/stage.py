@@ -17,10 +17,11 @@ from brightfield.core.files import write_text
 from brightfield.core.layout import CHANGELOG_FILE, CHECKS_FILE, METRICS_FILE, PLOTS_DIR, REPORT_CELLS_DIR, REPORT_STAGE
 from brightfield.run.engine import Engine
 from brightfield.run.workcache import CellTask, Done, WorkCache
-from brightfield.stages.report.cell import draw_cell, key_of
+from brightfield.stages.report.cell import TEMPLATES, draw_cell
 from brightfield.stages.report.index import write_index
-from brightfield.stages.report.material import Material
+from brightfield.stages.report.material import CellMaterial, Material, Row
 from brightfield.stages.report.numbers import metrics, plots
+from brightfield.stages.report.rendering import assets_digest
 
 
 def run(config: Config, root: Path) -> None:
@@ -41,10 +42,17 @@ def write_report(root: Path, config: Config, *, findings: Sequence[Finding], cha
         write_text(root / PLOTS_DIR / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_text(root / METRICS_FILE, json.dumps(metrics(material), indent=1, sort_keys=True) + "\n")
     cache = WorkCache(root, REPORT_STAGE, (REPORT_CELLS_DIR,), config.compute.work_dir)
-    tasks = {cell.specimen_id: CellTask(key_of(cell), draw_cell, (root.resolve(), cell)) for cell in material.cells_with_pages()}
+    tasks = {i: _task(material, i, key) for i, key in material.keys().items()}
     done = cache.run(tasks, Engine(config.compute, "pages").map)
     write_index(material, changes)
     return done
+
+
+def _task(material: Material, specimen_id: int, key: Row) -> CellTask:
+    def args() -> tuple[Path, CellMaterial]:  # asked for a page that must be made: most runs find all
+        return material.root.resolve(), material.cell(specimen_id)
+
+    return CellTask(key | {"templates": assets_digest(*TEMPLATES)}, draw_cell, args)
 
 
 def _newest_changes(root: Path) -> str:
