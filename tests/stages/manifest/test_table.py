@@ -21,7 +21,7 @@ from brightfield.core.schema import CITATION, LABEL_STATS, LICENSE_URL, MANIFEST
 from brightfield.core.swc import read_swc
 from brightfield.core.tables import read_table, write_table
 from brightfield.stages.manifest.table import NOT_STATED, StoreHasher, build_manifest, hash_and_size, named_files, terms
-from brightfield.testing.dataset import dataset_config, make_dataset
+from brightfield.testing.dataset import DATASET_CELLS, dataset_config, make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,15 @@ def test_a_cell_that_was_not_drawn_has_the_numbers_of_its_skeleton(dataset: Path
     counted = ["n_nodes", "n_trees", *(c for c in manifest.columns if c.startswith("path_"))]
     assert row[counted].tolist() == manifest.loc[101, counted].tolist()
     assert pd.isna(row["voxels_basal"])
+
+
+def test_a_cell_with_a_skeleton_and_no_stack_has_its_numbers_too(dataset: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    root = shutil.copytree(dataset, tmp_path / "copy")
+    shutil.copy(root / skeleton_file(101), root / skeleton_file(DATASET_CELLS[-1]))
+    again = build_manifest(root, dataset_config(), source_url="test")
+    row = read_table(MANIFEST, write_table(MANIFEST, again, tmp_path).parents[1]).set_index("specimen_id").loc[DATASET_CELLS[-1]]
+    assert pd.isna(row["pixel_um"])
+    assert (row["n_nodes"], row["path_basal_um"]) == (manifest.loc[101, "n_nodes"], manifest.loc[101, "path_basal_um"])
 
 
 def test_the_same_data_gives_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
